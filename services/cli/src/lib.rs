@@ -1,0 +1,1 @@
+//! The launcher: the whole stack in one process, a demo, operator commands.

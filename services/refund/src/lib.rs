@@ -1,0 +1,1 @@
+//! The refund service of Waybill.

@@ -1,0 +1,1 @@
+//! A private Postgres, NATS and mail sink for one machine.

@@ -1,0 +1,1 @@
+//! The backbone: event log, relay, envelope, fold.

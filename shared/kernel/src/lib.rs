@@ -1,0 +1,1 @@
+//! Pure building blocks: typed ids, money, allocation, unit slots, clock, validation.

@@ -1,0 +1,1 @@
+//! One trait for payment providers and its adapters.

@@ -1,0 +1,1 @@
+//! gRPC server and client plumbing: access control, deadlines, trace propagation, error to Status.

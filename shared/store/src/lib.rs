@@ -1,0 +1,1 @@
+//! Postgres plumbing: pool, transactions with retry, idempotency, jobs, migrations.

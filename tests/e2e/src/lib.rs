@@ -1,0 +1,1 @@
+//! Tests that run the whole stack through its public APIs.

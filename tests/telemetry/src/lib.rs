@@ -1,0 +1,1 @@
+//! Tests that follow one trace through all services.
