@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
+    // Maps are sorted: the same message is encoded to the same bytes, and so has the same request hash on a retry.
+    config.btree_map(["."]);
     tonic_prost_build::configure()
         .bytes(".waybill.events.v1.LoggedEvent.payload")
         .include_file("waybill.rs")
