@@ -1,1 +1,15 @@
-//! What every process needs: configuration, telemetry, task groups, shutdown.
+//! What every process of Waybill needs before it can do its own work: configuration, telemetry, tasks, shutdown.
+//!
+//! - [`config`] reads settings: documented defaults, then a file, then the environment, all faults named at once.
+//! - [`service`] is the part of the settings that all services share.
+//! - [`telemetry`] sets up logs, traces and metrics once per process and hands trace context across boundaries.
+//! - [`tasks`] groups background loops, so that one that dies takes the group down and none outlives the process.
+//! - [`process`] is the `main` of a service: one call.
+//!
+//! This crate knows no database, no broker and no gRPC. It never sets environment variables and never prints secrets.
+
+pub mod config;
+pub mod process;
+pub mod service;
+pub mod tasks;
+pub mod telemetry;

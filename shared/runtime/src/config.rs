@@ -1,0 +1,351 @@
+//! Reads settings: documented defaults, then a TOML file, then the environment; the later wins.
+//!
+//! Every fault is reported, not only the first: misspelt keys, wrong types, and what [`Validate`] finds. A message names
+//! the key and the way out, and never shows the value of a [`Secret`].
+//!
+//! What it refuses to do: read files in the background, change settings at run time, or guess. A key that nobody reads
+//! is an error.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use waybill_kernel::check::Violations;
+
+/// Settings that can say what is wrong with them.
+pub trait Validate {
+    /// Adds one violation per fault, named by the key as it is written in the file, e.g. `database.url`.
+    fn validate(&self, violations: &mut Violations);
+}
+
+/// Why settings could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    File {
+        /// Where the file was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The settings have faults; all of them are listed.
+    #[error("the configuration has {} fault(s):{}", faults.len(), list(faults))]
+    Faults {
+        /// One line per fault, each naming its key.
+        faults: Vec<String>,
+    },
+    /// A secret is needed but neither its value nor its file is set.
+    #[error("{key} is not set: give {key} or {key}.file")]
+    SecretMissing {
+        /// The setting.
+        key: String,
+    },
+    /// The file of a secret could not be read.
+    #[error("cannot read the file {} of {key}: {source}", path.display())]
+    SecretFile {
+        /// The setting.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn list(faults: &[String]) -> String {
+    faults
+        .iter()
+        .map(|fault| format!("\n  - {fault}"))
+        .collect()
+}
+
+/// Loads settings of type `T`.
+///
+/// `env_prefix` ends with an underscore, e.g. `WAYBILL_ORDER_`. Below it, two underscores go one level down:
+/// `WAYBILL_ORDER_DATABASE__URL` sets `database.url`.
+///
+/// # Errors
+///
+/// When `file` is given and cannot be read, or when the settings have faults. All faults are in one error.
+pub fn load<T>(file: Option<&Path>, env_prefix: &str) -> Result<T, ConfigError>
+where
+    T: DeserializeOwned + Default + Serialize + Validate,
+{
+    let mut given = Figment::new();
+    if let Some(path) = file {
+        // Read here and not by figment, which takes a missing file for an empty one.
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        given = given.merge(Toml::string(&text));
+    }
+    // `<PREFIX>CONFIG` names the file itself and is no setting.
+    given = given.merge(Env::prefixed(env_prefix).ignore(&["config"]).split("__"));
+
+    let settings: T = Figment::from(Serialized::defaults(T::default()))
+        .merge(&given)
+        .extract()
+        .map_err(faults_of)?;
+
+    let mut faults = unknown_keys(&given, &settings)?;
+    let mut violations = Violations::default();
+    settings.validate(&mut violations);
+    faults.extend(
+        violations
+            .iter()
+            .map(|v| format!("{}: {}", v.field, v.description)),
+    );
+    if faults.is_empty() {
+        Ok(settings)
+    } else {
+        Err(ConfigError::Faults { faults })
+    }
+}
+
+fn faults_of(error: figment::Error) -> ConfigError {
+    let faults = error
+        .into_iter()
+        .map(|fault| {
+            let source = fault
+                .metadata
+                .as_ref()
+                .map(|m| m.name.to_string())
+                .unwrap_or_default();
+            // Only the kind is shown: it names the types but, unlike the source text, never the value of a secret.
+            match (fault.path.is_empty(), source.is_empty()) {
+                (true, _) => fault.kind.to_string(),
+                (false, true) => format!("{}: {}", fault.path.join("."), fault.kind),
+                (false, false) => {
+                    format!("{}: {} (from {source})", fault.path.join("."), fault.kind)
+                }
+            }
+        })
+        .collect();
+    ConfigError::Faults { faults }
+}
+
+/// Keys that were given but that `T` did not keep. Found by writing the settings out again, because serde cannot refuse
+/// unknown keys in a structure with flattened parts.
+fn unknown_keys<T: Serialize>(given: &Figment, settings: &T) -> Result<Vec<String>, ConfigError> {
+    let given: Dict = given.extract().map_err(faults_of)?;
+    let known = match Value::serialize(settings).map_err(faults_of)? {
+        Value::Dict(_, known) => known,
+        _ => Dict::new(),
+    };
+    let mut unknown = Vec::new();
+    compare(&given, &known, "", &mut unknown);
+    Ok(unknown)
+}
+
+fn compare(given: &Dict, known: &Dict, path: &str, unknown: &mut Vec<String>) {
+    for (key, value) in given {
+        let here = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        match (value, known.get(key)) {
+            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => {
+                compare(inner, known, &here, unknown)
+            }
+            (_, Some(_)) => {}
+            (_, None) => {
+                let near: Vec<&str> = known.keys().map(String::as_str).collect();
+                unknown.push(format!(
+                    "{here}: there is no such setting; here are: {}",
+                    near.join(", ")
+                ));
+            }
+        }
+    }
+}
+
+/// A secret setting: its value, or the file that holds it. Prefer the file: an environment can be read by others.
+///
+/// In TOML `url = "…"` or `url = { file = "/run/secrets/url" }`; in the environment `…URL` or `…URL__FILE`. Debug and
+/// serialization never show the value.
+#[derive(Clone, Default)]
+pub struct Secret {
+    source: Source,
+}
+
+#[derive(Clone, Default)]
+enum Source {
+    #[default]
+    Unset,
+    Value(SecretString),
+    File(PathBuf),
+}
+
+impl Secret {
+    /// A secret with this value.
+    pub fn from_value(value: impl Into<String>) -> Secret {
+        Secret {
+            source: Source::Value(SecretString::from(value.into())),
+        }
+    }
+
+    /// A secret that is read from this file when it is needed.
+    pub fn from_file(path: impl Into<PathBuf>) -> Secret {
+        Secret {
+            source: Source::File(path.into()),
+        }
+    }
+
+    /// Whether a value or a file is set.
+    pub fn is_set(&self) -> bool {
+        !matches!(self.source, Source::Unset)
+    }
+
+    /// Reads the secret; `key` names the setting in the error. White space around the text of a file is dropped, since
+    /// editors end files with a line feed.
+    ///
+    /// # Errors
+    ///
+    /// When it is not set, empty, or its file cannot be read.
+    pub fn read(&self, key: &str) -> Result<SecretString, ConfigError> {
+        let value = match &self.source {
+            Source::Unset => {
+                return Err(ConfigError::SecretMissing {
+                    key: key.to_owned(),
+                });
+            }
+            Source::Value(value) => value.clone(),
+            Source::File(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::SecretFile {
+                        key: key.to_owned(),
+                        path: path.clone(),
+                        source,
+                    })?;
+                SecretString::from(text.trim().to_owned())
+            }
+        };
+        if value.expose_secret().is_empty() {
+            return Err(ConfigError::SecretMissing {
+                key: key.to_owned(),
+            });
+        }
+        Ok(value)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(value: &str) -> Secret {
+        Secret::from_value(value)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Secret {
+        Secret::from_value(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Unset => f.write_str("Secret(unset)"),
+            Source::Value(_) => f.write_str("Secret(value)"),
+            Source::File(path) => write!(f, "Secret(file {})", path.display()),
+        }
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match &self.source {
+            Source::Unset => {}
+            Source::Value(_) => map.serialize_entry("value", "<hidden>")?,
+            Source::File(path) => map.serialize_entry("file", path)?,
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        deserializer.deserialize_any(SecretVisitor)
+    }
+}
+
+struct SecretVisitor;
+
+const QUOTE_IT: &str =
+    "a secret that looks like a number or true/false must be in quotes, or in a file";
+
+impl<'de> Visitor<'de> for SecretVisitor {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, or a table with one of `value` and `file`")
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Secret, E> {
+        Ok(Secret::from_value(value))
+    }
+
+    // The default errors of these would print the value.
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+        Err(E::custom(QUOTE_IT))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+        Err(E::custom(QUOTE_IT))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+        Err(E::custom(QUOTE_IT))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Secret, E> {
+        Err(E::custom(QUOTE_IT))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
+        let (mut value, mut file) = (None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "value" => value = Some(map.next_value::<Secret>()?),
+                "file" => file = Some(map.next_value::<PathBuf>()?),
+                other => return Err(de::Error::unknown_field(other, &["value", "file"])),
+            }
+        }
+        match (value, file) {
+            (Some(_), Some(_)) => Err(de::Error::custom("give either `value` or `file`, not both")),
+            (Some(value), None) => Ok(value),
+            (None, Some(path)) => Ok(Secret::from_file(path)),
+            (None, None) => Ok(Secret::default()),
+        }
+    }
+}
+
+/// A [`Duration`] written as seconds, whole or with a fraction: `#[serde(with = "seconds")]`.
+pub mod seconds {
+    use super::{Deserialize, Deserializer, Duration, Serializer, de};
+
+    /// Writes the duration as seconds.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    /// Reads seconds; refuses negative and endless ones.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(seconds).map_err(|_| {
+            de::Error::custom(format!(
+                "{seconds} is not a number of seconds: give 0 or more"
+            ))
+        })
+    }
+}

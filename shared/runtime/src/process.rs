@@ -1,0 +1,189 @@
+//! The `main` of a service: settings, telemetry, signals, exit code.
+//!
+//! What it refuses to do: run two services. The launcher, which does, sets up telemetry itself and calls the services'
+//! libraries.
+
+use std::error::Error;
+use std::future::Future;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Validate};
+use crate::service::CommonConfig;
+use crate::telemetry;
+
+/// The settings of a service: its own, and those all share.
+pub trait ServiceConfig: DeserializeOwned + Default + Serialize + Validate {
+    /// The shared part.
+    fn common(&self) -> &CommonConfig;
+}
+
+/// Completes when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.
+pub async fn shutdown_signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // No handler could be set: this signal will never be seen, but the other may.
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending::<()>().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+/// Runs one service until it is asked to stop.
+///
+/// Reads `--config FILE` (or `WAYBILL_<NAME>_CONFIG`) and `WAYBILL_<NAME>_…`, sets up telemetry, calls `serve` with the
+/// settings and a token that is cancelled by SIGINT or SIGTERM, and sends what telemetry is left. A second signal, or a
+/// service that needs longer than its grace period and five seconds, ends the process at once with code 1.
+pub fn run_service<C, F, Fut, E>(name: &'static str, serve: F) -> ExitCode
+where
+    C: ServiceConfig,
+    F: FnOnce(C, CancellationToken) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Error + 'static,
+{
+    match start(name, serve) {
+        Ok(code) => code,
+        Err(error) => {
+            report(name, error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start<C, F, Fut, E>(name: &'static str, serve: F) -> Result<ExitCode, Box<dyn Error>>
+where
+    C: ServiceConfig,
+    F: FnOnce(C, CancellationToken) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Error + 'static,
+{
+    let prefix = format!("WAYBILL_{}_", name.to_uppercase().replace('-', "_"));
+    let file = match arguments(std::env::args().skip(1))? {
+        Arguments::Run { config } => {
+            config.or_else(|| std::env::var_os(format!("{prefix}CONFIG")).map(PathBuf::from))
+        }
+        Arguments::Help => {
+            writeln!(std::io::stdout(), "{}", help(name, &prefix))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let settings: C = config::load(file.as_deref(), &prefix)?;
+    let grace = settings.common().shutdown_grace;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let guard = telemetry::init(&settings.common().telemetry, name)?;
+
+    let shutdown = CancellationToken::new();
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = serve(settings, shutdown.clone()) => Some(ended),
+            () = give_up(shutdown.clone(), grace) => None,
+        }
+    });
+    let code = match ended {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            report(name, &error);
+            ExitCode::FAILURE
+        }
+        None => {
+            tracing::error!("the service did not end in time and was stopped");
+            ExitCode::FAILURE
+        }
+    };
+    // A blocking task that hangs must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    guard.shutdown();
+    Ok(code)
+}
+
+/// Passes the first signal on and completes when the service should no longer be waited for.
+async fn give_up(shutdown: CancellationToken, grace: Duration) {
+    shutdown_signal().await;
+    tracing::info!(grace_seconds = grace.as_secs(), "asked to stop, draining");
+    shutdown.cancel();
+    tokio::select! {
+        () = shutdown_signal() => {}
+        () = tokio::time::sleep(grace + Duration::from_secs(5)) => {}
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Arguments {
+    Run { config: Option<PathBuf> },
+    Help,
+}
+
+/// An argument that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; try --help")]
+struct ArgumentError(String);
+
+fn arguments(given: impl Iterator<Item = String>) -> Result<Arguments, ArgumentError> {
+    let mut config = None;
+    let mut given = given;
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--help" | "-h" => return Ok(Arguments::Help),
+            "--config" => {
+                let path = given
+                    .next()
+                    .ok_or_else(|| ArgumentError("--config needs a file".to_owned()))?;
+                config = Some(PathBuf::from(path));
+            }
+            other => match other.strip_prefix("--config=") {
+                Some(path) => config = Some(PathBuf::from(path)),
+                None => return Err(ArgumentError(format!("there is no argument \"{other}\""))),
+            },
+        }
+    }
+    Ok(Arguments::Run { config })
+}
+
+fn help(name: &str, prefix: &str) -> String {
+    format!(
+        "The {name} service of Waybill.\n\n\
+         Usage: waybill-{name} [--config FILE]\n\n\
+         Settings come from FILE (TOML, also named by {prefix}CONFIG) and from the environment:\n\
+         {prefix}DATABASE__URL sets database.url, two underscores go one level down.\n\
+         Secrets also take a file: {prefix}DATABASE__URL__FILE.\n\
+         The service's README lists all settings and their defaults."
+    )
+}
+
+/// An error and its causes, for the person who started the process.
+fn report(name: &str, error: &dyn Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let inner = error.to_string();
+        // Many errors already quote their source.
+        if !text.contains(&inner) {
+            text.push_str(": ");
+            text.push_str(&inner);
+        }
+        cause = error.source();
+    }
+    let _ = writeln!(std::io::stderr(), "waybill-{name}: {text}");
+}
