@@ -25,3 +25,8 @@ pub mod page;
 pub mod partition;
 pub mod slots;
 pub mod time;
+
+// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,6 +11,9 @@
 //! - prices with tax included: the gross is cut, `c = R(gross * k / n)`; then each tax in turn takes its share of what
 //!   is left, `x = R(tax * c / rest)`, where `rest` is the gross still to be shared out; what remains of `c` is the net.
 //!
+//! A slot is never negative. The amount the customer saw (the gross with tax included, else net and each tax) is within
+//! one minor unit of its mean; with tax included, the parts of the gross may be off by one more per tax of the line.
+//!
 //! What this module does not do: it does not split discounts over lines (see [`crate::alloc::largest_remainder`]; it
 //! must be done before, since a discount that is cut on its own can make a unit negative), does not remember which units
 //! were refunded, and never computes a tax from a rate.
@@ -173,7 +176,7 @@ impl LineCut {
     /// # Errors
     /// When the line has no such unit.
     pub fn slot(&self, unit: u32) -> Result<Slot, SlotError> {
-        self.sum(unit..unit.saturating_add(1))
+        self.sum_of(&[unit])
     }
 
     /// The sum of a range of units, at a cost that does not depend on its length.
@@ -202,15 +205,23 @@ impl LineCut {
         if let Some(pair) = units.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(SlotError::Repeated { unit: pair[0] });
         }
+        if let Some(&unit) = units.last().filter(|unit| **unit >= self.quantity) {
+            let end = unit.saturating_add(1);
+            return Err(SlotError::NoSuchUnits {
+                start: unit,
+                end,
+                quantity: self.quantity,
+            });
+        }
         let nothing = Slot {
             net: 0,
             taxes: vec![0; self.taxes.len()],
         };
+        // Below the quantity, so `+ 1` cannot overflow.
         units
             .chunk_by(|left, right| left + 1 == *right)
             .try_fold(nothing, |sum, run| {
-                let (first, last) = (run[0], run[run.len() - 1]);
-                Ok(sum.plus(&self.sum(first..last.saturating_add(1))?))
+                Ok(sum.plus(&self.sum(run[0]..run[run.len() - 1] + 1)?))
             })
     }
 
