@@ -1,1 +1,3 @@
 //! The fulfillment service of Waybill.
+
+pub mod domain;
