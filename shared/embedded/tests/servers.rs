@@ -7,6 +7,16 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use waybill_embedded::{DataDir, Embedded, Error, Nats, Options, Postgres};
 
+/// The client leaves the user and password of a URL aside; they are handed over apart.
+async fn nats_client(url: &str) -> anyhow::Result<async_nats::Client> {
+    let address: async_nats::ServerAddr = url.parse()?;
+    let user = address.username().unwrap_or_default().to_owned();
+    let password = address.password().unwrap_or_default().to_owned();
+    Ok(async_nats::ConnectOptions::with_user_and_password(user, password)
+        .connect(address)
+        .await?)
+}
+
 #[tokio::test]
 async fn both_servers_work_behind_a_password_and_on_loopback_only() -> anyhow::Result<()> {
     let embedded = Embedded::start(Options::default()).await?;
@@ -31,7 +41,7 @@ async fn both_servers_work_behind_a_password_and_on_loopback_only() -> anyhow::R
         "a wrong password was let in"
     );
 
-    let nats = async_nats::connect(embedded.nats().url()).await?;
+    let nats = nats_client(embedded.nats().url()).await?;
     jetstream::new(nats).query_account().await?;
     let host = embedded
         .nats()
@@ -90,7 +100,7 @@ async fn nats_keeps_streams_over_a_restart_and_loses_them_when_wiped() -> anyhow
         subjects: vec!["kept.>".to_owned()],
         ..Default::default()
     };
-    let connect = || async { anyhow::Ok(jetstream::new(async_nats::connect(nats.url()).await?)) };
+    let connect = || async { anyhow::Ok(jetstream::new(nats_client(nats.url()).await?)) };
 
     let context = connect().await?;
     context.create_stream(config()).await?;
