@@ -1,1 +1,2 @@
 //! The refund service of Waybill.
+pub mod domain;
