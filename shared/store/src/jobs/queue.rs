@@ -1,0 +1,234 @@
+//! The SQL of queueing, taking and settling jobs. Each function is one statement.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_kernel::id::JobId;
+
+use super::NewJob;
+use super::lease::Renewal;
+use crate::error::StoreError;
+use crate::tx::Tx;
+
+/// Writes jobs in the transaction that decides on them and wakes this process' runners once it is committed. A job whose
+/// (kind, key) is known already is left as it is. Returns how many were new.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn enqueue(tx: &mut Tx, jobs: &[NewJob]) -> Result<u64, StoreError> {
+    let new = insert(tx.conn(), jobs).await?;
+    for job in jobs {
+        tx.ring(job.kind);
+    }
+    Ok(new)
+}
+
+/// As [`enqueue`] for a caller that has only a connection: nobody is woken, runners find the jobs at their next poll.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<u64, StoreError> {
+    if jobs.is_empty() {
+        return Ok(0);
+    }
+    // One order for everybody, so that two batches with common keys do not wait for each other both ways.
+    let mut jobs: Vec<&NewJob> = jobs.iter().collect();
+    jobs.sort_by_key(|job| (job.kind, &job.key));
+    let column = |f: fn(&NewJob) -> Uuid| jobs.iter().map(|job| f(job)).collect::<Vec<Uuid>>();
+    let done = sqlx::query(
+        "INSERT INTO jobs (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, due_at)
+         SELECT job_id, kind, key, merchant_id, order_id, payload, traceparent, priority,
+                coalesce(not_before, now())
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::jsonb[], $7::text[],
+                     $8::smallint[], $9::timestamptz[])
+              AS new (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, not_before)
+         ON CONFLICT (kind, key) DO NOTHING",
+    )
+    .bind(column(|_| JobId::generate().uuid()))
+    .bind(jobs.iter().map(|job| job.kind).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.key.as_str()).collect::<Vec<_>>())
+    .bind(column(|job| job.merchant.uuid()))
+    .bind(jobs.iter().map(|job| job.order_id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| &job.payload).collect::<Vec<_>>())
+    .bind(
+        jobs.iter()
+            .map(|job| job.traceparent.as_deref())
+            .collect::<Vec<_>>(),
+    )
+    .bind(jobs.iter().map(|job| job.priority as i16).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| job.not_before).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// A job as it was taken.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct Taken {
+    pub(super) job_id: Uuid,
+    pub(super) key: String,
+    pub(super) merchant_id: Uuid,
+    pub(super) order_id: Option<Uuid>,
+    pub(super) payload: serde_json::Value,
+    pub(super) traceparent: Option<String>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) claims: i64,
+    pub(super) failures: i32,
+    /// Its lease expired once too often: it is dead and not to be run.
+    pub(super) dead: bool,
+}
+
+/// Takes up to `limit` jobs that are due, high priority first, skipping what others are taking at this moment.
+///
+/// A job whose lease has expired is taken over; that counts as a failure, so that a job that kills its process does not
+/// kill one after the other for ever.
+pub(super) async fn take(
+    conn: &mut PgConnection,
+    kind: &str,
+    limit: i64,
+    lease: Duration,
+    max_attempts: i32,
+    runner: &str,
+) -> Result<Vec<Taken>, StoreError> {
+    let taken = sqlx::query_as(
+        "WITH due AS MATERIALIZED (
+             SELECT j.* FROM UNNEST(ARRAY[0, 1, 2]::smallint[]) AS p (priority)
+             -- Pulled one priority after the other and no further than needed: only what is taken gets locked.
+             CROSS JOIN LATERAL (
+                 SELECT job_id, state, claims, failures, runner FROM jobs
+                 WHERE kind = $1 AND priority = p.priority AND state IN ('waiting', 'running') AND due_at <= now()
+                 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+             ) j
+             LIMIT $2
+         ), lapsed AS (
+             INSERT INTO job_failures (job_id, claim, runner, reason)
+             SELECT job_id, claims, runner, 'the lease expired' FROM due WHERE state = 'running'
+             RETURNING job_id, reason
+         )
+         UPDATE jobs SET
+             claims = jobs.claims + 1,
+             failures = due.failures + (due.state = 'running')::int,
+             state = CASE WHEN due.state = 'running' AND due.failures + 1 >= $4 THEN 'dead' ELSE 'running' END,
+             finished_at = CASE WHEN due.state = 'running' AND due.failures + 1 >= $4 THEN now() END,
+             due_at = now() + make_interval(secs => $3),
+             last_error = coalesce(lapsed.reason, jobs.last_error),
+             runner = $5
+         FROM due LEFT JOIN lapsed USING (job_id)
+         WHERE jobs.job_id = due.job_id
+         RETURNING jobs.job_id, jobs.key, jobs.merchant_id, jobs.order_id, jobs.payload, jobs.traceparent,
+                   jobs.created_at, jobs.claims, jobs.failures, jobs.state = 'dead' AS dead",
+    )
+    .bind(kind)
+    .bind(limit)
+    .bind(lease.as_secs_f64())
+    .bind(max_attempts)
+    .bind(runner)
+    .fetch_all(conn)
+    .await
+    .map_err(StoreError::at_commit)?;
+    Ok(taken)
+}
+
+/// Renews leases. A job that its own transaction holds locked at this moment is being settled; it is left alone rather
+/// than waited for, so that it cannot hold back the leases of the others.
+pub(super) async fn renew(
+    conn: &mut PgConnection,
+    ids: &[Uuid],
+    claims: &[i64],
+    lease: Duration,
+) -> Result<Vec<Renewal>, StoreError> {
+    let answers = sqlx::query_as(
+        "WITH held AS (
+             SELECT * FROM UNNEST($1::uuid[], $2::bigint[]) AS h (job_id, claim)
+         ), free AS (
+             SELECT jobs.job_id FROM jobs JOIN held ON held.job_id = jobs.job_id AND held.claim = jobs.claims
+             WHERE jobs.state = 'running' FOR UPDATE OF jobs SKIP LOCKED
+         ), longer AS (
+             UPDATE jobs SET due_at = now() + make_interval(secs => $3) FROM free
+             WHERE jobs.job_id = free.job_id RETURNING jobs.job_id
+         )
+         SELECT held.job_id,
+                longer.job_id IS NOT NULL AS renewed,
+                coalesce(jobs.claims = held.claim, false) AS ours
+         FROM held LEFT JOIN longer USING (job_id) LEFT JOIN jobs USING (job_id)",
+    )
+    .bind(ids)
+    .bind(claims)
+    .bind(lease.as_secs_f64())
+    .fetch_all(conn)
+    .await
+    .map_err(StoreError::at_commit)?;
+    Ok(answers)
+}
+
+/// Marks a job done; `false` when it is not ours any more. Doing it twice is fine: a handler may have done so in its own
+/// transaction.
+pub(super) async fn finish(conn: &mut PgConnection, id: JobId, claim: i64) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE jobs SET state = 'done', finished_at = coalesce(finished_at, now())
+         WHERE job_id = $1 AND claims = $2 AND state IN ('running', 'done')",
+    )
+    .bind(id.uuid())
+    .bind(claim)
+    .execute(conn)
+    .await
+    .map_err(StoreError::at_commit)?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Puts a job back for later without counting a failure; `false` when it is not ours any more.
+pub(super) async fn again(
+    conn: &mut PgConnection,
+    id: JobId,
+    claim: i64,
+    after: Duration,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE jobs SET state = 'waiting', failures = 0, due_at = now() + make_interval(secs => $3)
+         WHERE job_id = $1 AND claims = $2 AND state = 'running'",
+    )
+    .bind(id.uuid())
+    .bind(claim)
+    .bind(after.as_secs_f64())
+    .execute(conn)
+    .await
+    .map_err(StoreError::at_commit)?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Records a failure; `retry` is the wait until the next attempt, `None` for none. `false` when the job is not ours any
+/// more.
+pub(super) async fn fail(
+    conn: &mut PgConnection,
+    id: JobId,
+    claim: i64,
+    reason: &str,
+    retry: Option<Duration>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "WITH failed AS (
+             UPDATE jobs SET
+                 failures = failures + 1,
+                 last_error = $3,
+                 state = CASE WHEN $4::float8 IS NULL THEN 'dead' ELSE 'waiting' END,
+                 finished_at = CASE WHEN $4::float8 IS NULL THEN now() END,
+                 due_at = now() + make_interval(secs => coalesce($4::float8, 0))
+             WHERE job_id = $1 AND claims = $2 AND state = 'running'
+             RETURNING job_id, claims, runner
+         )
+         INSERT INTO job_failures (job_id, claim, runner, reason)
+         SELECT job_id, claims, runner, $3 FROM failed",
+    )
+    .bind(id.uuid())
+    .bind(claim)
+    .bind(reason)
+    .bind(retry.map(|after| after.as_secs_f64()))
+    .execute(conn)
+    .await
+    .map_err(StoreError::at_commit)?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,355 @@
+//! Takes jobs of one kind and hands them to their handler, a limited number at once.
+//!
+//! Replicas need no agreement: each takes what is free. A runner never ends because of the database; it waits and goes
+//! on.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use waybill_kernel::id::JobId;
+use waybill_runtime::{tasks, telemetry};
+
+use super::lease::{Lease, Leases};
+use super::queue::{self, Taken};
+use super::{Done, Job, JobError, JobHandler};
+use crate::backoff::Backoff;
+use crate::db::Db;
+use crate::error::StoreError;
+
+/// The longest reason that is kept with a job.
+const REASON_CHARS: usize = 1000;
+
+/// How a runner works.
+#[derive(Debug, Clone, Copy)]
+pub struct JobOptions {
+    /// Jobs at once. Default 8.
+    pub concurrency: usize,
+    /// How long a job stays ours without being renewed; renewed every third of it. Default 30 s.
+    pub lease: Duration,
+    /// Failures in a row after which a job is dead. Default 20: with the default backoff about two hours.
+    pub max_attempts: u32,
+    /// The wait between attempts. Default 1 s to 10 min.
+    pub backoff: Backoff,
+    /// How often is looked for jobs that nobody announced: those of other processes and those put off. Default 1 s.
+    pub poll: Duration,
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        JobOptions {
+            concurrency: 8,
+            lease: Duration::from_secs(30),
+            max_attempts: 20,
+            backoff: Backoff {
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(600),
+            },
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Runs the jobs of one kind.
+pub struct JobRunner<H> {
+    shared: Arc<Shared<H>>,
+}
+
+struct Shared<H> {
+    db: Db,
+    handler: H,
+    options: JobOptions,
+    /// Who took it, for people who read the table.
+    name: String,
+    leases: Leases,
+}
+
+impl<H: JobHandler> JobRunner<H> {
+    /// A runner that hands the jobs of `H::KIND` to `handler`.
+    #[must_use]
+    pub fn new(db: Db, handler: H, options: JobOptions) -> Self {
+        let options = JobOptions {
+            concurrency: options.concurrency.max(1),
+            ..options
+        };
+        let name = format!("{}/{}", std::process::id(), JobId::generate());
+        let shared = Shared {
+            db,
+            handler,
+            options,
+            name,
+            leases: Leases::default(),
+        };
+        JobRunner {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Runs until `shutdown`, then lets the jobs in hand end. Dropping it stops them at once; another runner takes them
+    /// over when their leases have expired.
+    ///
+    /// # Errors
+    ///
+    /// None: faults of the database are waited out.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Infallible> {
+        let shared = self.shared;
+        let mut heartbeat = JoinSet::new();
+        heartbeat.spawn(keep_leases(Arc::clone(&shared)));
+
+        let bell = shared.db.bell(H::KIND);
+        let mut running = JoinSet::new();
+        let mut refused = 0;
+        loop {
+            let free = shared.options.concurrency - running.len();
+            let mut pause = shared.options.poll;
+            // There may be more, as far as the last look could tell.
+            let mut more = free == 0;
+            if free > 0 {
+                match shared.take(free).await {
+                    Ok(jobs) => {
+                        refused = 0;
+                        more = jobs.len() == free;
+                        for job in jobs.into_iter().flatten() {
+                            running.spawn(work(Arc::clone(&shared), job));
+                        }
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        pause = QUIET.delay(refused);
+                        tracing::warn!(
+                            job.kind = H::KIND,
+                            error = &error as &dyn std::error::Error,
+                            "jobs could not be taken; trying again"
+                        );
+                    }
+                }
+            }
+            if !until_next_look(&mut running, &shutdown, &bell, more, pause).await {
+                break;
+            }
+        }
+        while running.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+/// The wait while the database does not answer.
+const QUIET: Backoff = Backoff {
+    base: Duration::from_millis(100),
+    cap: Duration::from_secs(5),
+};
+
+/// Waits until looking for jobs again makes sense: a slot is free and something rang, or more was there, or it is time.
+/// `false` on shutdown.
+async fn until_next_look(
+    running: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+    bell: &tokio::sync::Notify,
+    more: bool,
+    pause: Duration,
+) -> bool {
+    let time = tokio::time::sleep(pause);
+    tokio::pin!(time);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return false,
+            Some(_) = running.join_next(), if !running.is_empty() => {
+                // Those that ended meanwhile share the next look.
+                while running.try_join_next().is_some() {}
+                if more {
+                    return true;
+                }
+            }
+            () = bell.notified(), if !more => return true,
+            () = &mut time, if !more => return true,
+        }
+    }
+}
+
+/// Renews all leases of a runner every third of their length, and lets go of what could not be renewed in time.
+async fn keep_leases<H: JobHandler>(shared: Arc<Shared<H>>) {
+    let length = shared.options.lease;
+    let mut beat = tokio::time::interval(length / 3);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let (ids, claims) = shared.leases.columns();
+        if ids.is_empty() {
+            continue;
+        }
+        let asked = Instant::now();
+        let renewal = async {
+            let mut conn = shared.db.pool().acquire().await?;
+            queue::renew(&mut conn, &ids, &claims, length).await
+        };
+        // No longer than to the next beat: a lease must also be given up while the database hangs.
+        match tokio::time::timeout(length / 3, renewal).await {
+            Ok(Ok(answers)) => shared.leases.answered(asked, &answers),
+            Ok(Err(error)) => tracing::warn!(
+                job.kind = H::KIND,
+                error = &error as &dyn std::error::Error,
+                "leases could not be renewed"
+            ),
+            Err(_) => tracing::warn!(job.kind = H::KIND, "leases could not be renewed in time"),
+        }
+        shared.leases.expire(Instant::now());
+    }
+}
+
+impl<H: JobHandler> Shared<H> {
+    /// Takes up to `free` jobs. One that died by an expired lease is among them as `None`.
+    async fn take(&self, free: usize) -> Result<Vec<Option<Job>>, StoreError> {
+        let options = &self.options;
+        let mut conn = self.db.pool().acquire().await?;
+        let asked = Instant::now();
+        let taken = queue::take(
+            &mut conn,
+            H::KIND,
+            i64::try_from(free).unwrap_or(i64::MAX),
+            options.lease,
+            i32::try_from(options.max_attempts).unwrap_or(i32::MAX),
+            &self.name,
+        )
+        .await?;
+        Ok(taken.into_iter().map(|job| self.hold(job, asked)).collect())
+    }
+
+    fn hold(&self, taken: Taken, asked: Instant) -> Option<Job> {
+        let id = JobId::from(taken.job_id);
+        if taken.dead {
+            tracing::error!(job.id = %id, job.kind = H::KIND, "job is dead: its lease expired too often");
+            return None;
+        }
+        let lease = Lease::new(taken.claims, asked, self.options.lease);
+        self.leases.hold(id, Arc::clone(&lease));
+        Some(Job {
+            id,
+            key: taken.key,
+            merchant: taken.merchant_id.into(),
+            order_id: taken.order_id,
+            payload: taken.payload,
+            attempt: taken.failures.unsigned_abs() + 1,
+            created_at: taken.created_at,
+            traceparent: taken.traceparent,
+            lease,
+        })
+    }
+}
+
+/// Runs one job to its outcome and writes that down.
+async fn work<H: JobHandler>(shared: Arc<Shared<H>>, job: Job) {
+    let span = tracing::info_span!(
+        "job",
+        otel.name = format!("job {}", H::KIND),
+        otel.kind = "consumer",
+        job.kind = H::KIND,
+        job.id = %job.id,
+        job.attempt = job.attempt,
+    );
+    if let Some(parent) = &job.traceparent {
+        telemetry::set_parent(&span, parent);
+    }
+    async {
+        let lost = job.lease.lost();
+        let outcome = tokio::select! {
+            outcome = AssertUnwindSafe(shared.handler.run(&job)).catch_unwind() => outcome,
+            () = lost.cancelled() => return tracing::warn!("the lease was lost; another runner takes over"),
+        };
+        let outcome = outcome.unwrap_or_else(|panic| {
+            Err(JobError::retry(format!(
+                "panicked: {}",
+                tasks::panic_text(&*panic)
+            )))
+        });
+        settle(&shared, &job, outcome).await;
+    }
+    .instrument(span)
+    .await;
+    shared.leases.release(job.id);
+}
+
+/// What is written down about an attempt.
+enum Verdict {
+    Finished,
+    Again(Duration),
+    Failed { reason: String, retry: Option<Duration> },
+}
+
+impl Verdict {
+    fn of(options: &JobOptions, attempt: u32, outcome: Result<Done, JobError>) -> Verdict {
+        match outcome {
+            Ok(Done::Finished) => Verdict::Finished,
+            Ok(Done::Again { after }) => Verdict::Again(after),
+            Err(JobError::Retry { after, reason }) => {
+                let retry = (attempt < options.max_attempts)
+                    .then(|| after.unwrap_or_else(|| options.backoff.delay(attempt)));
+                Verdict::Failed {
+                    reason: reason.chars().take(REASON_CHARS).collect(),
+                    retry,
+                }
+            }
+            Err(JobError::Dead { reason }) => Verdict::Failed {
+                reason: reason.chars().take(REASON_CHARS).collect(),
+                retry: None,
+            },
+        }
+    }
+}
+
+/// Writes the verdict down, repeatedly while the lease lasts: what was done outside should not be done again only because
+/// the database was away for a moment.
+async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Done, JobError>) {
+    let verdict = Verdict::of(&shared.options, job.attempt, outcome);
+    match &verdict {
+        Verdict::Failed {
+            reason,
+            retry: Some(after),
+        } => {
+            tracing::warn!(
+                reason,
+                retry_in_ms = after.as_millis(),
+                "job failed; it is tried again"
+            );
+        }
+        Verdict::Failed { reason, retry: None } => {
+            tracing::error!(reason, "job is dead; it waits for a person");
+        }
+        Verdict::Finished | Verdict::Again(_) => {}
+    }
+    let mut tries = 0;
+    loop {
+        let error = match write_down(shared, job, &verdict).await {
+            Ok(true) => return,
+            Ok(false) => return tracing::warn!("the lease was lost; this attempt does not count"),
+            Err(error) => error,
+        };
+        tries += 1;
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the outcome could not be written yet"
+        );
+        tokio::select! {
+            () = job.lease.lost().cancelled() => {
+                return tracing::warn!("the lease was lost before the outcome could be written");
+            }
+            () = tokio::time::sleep(QUIET.delay(tries)) => {}
+        }
+    }
+}
+
+async fn write_down<H>(shared: &Shared<H>, job: &Job, verdict: &Verdict) -> Result<bool, StoreError> {
+    let claim = job.lease.claim();
+    let mut conn = shared.db.pool().acquire().await?;
+    match verdict {
+        Verdict::Finished => queue::finish(&mut conn, job.id, claim).await,
+        Verdict::Again(after) => queue::again(&mut conn, job.id, claim, *after).await,
+        Verdict::Failed { reason, retry } => queue::fail(&mut conn, job.id, claim, reason, *retry).await,
+    }
+}
