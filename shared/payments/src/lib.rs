@@ -10,7 +10,9 @@
 //! An adapter translates one call and its answer. It keeps no state, never repeats a call by itself, and decides
 //! nothing about orders: caps, retries and what an unknown outcome means are the refund service's.
 
+mod http;
 pub mod manual;
 pub mod provider;
+pub mod stripe;
 
 pub use provider::{PaymentProvider, ProviderError, ProviderRefund, Providers, RefundRequest, RefundState};
