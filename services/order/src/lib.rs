@@ -1,1 +1,3 @@
 //! The order service of Waybill.
+
+pub mod domain;

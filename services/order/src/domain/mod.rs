@@ -1,0 +1,27 @@
+//! The rules of orders: pure functions over plain values.
+//!
+//! | module | what it decides |
+//! | --- | --- |
+//! | [`draft`] | what a caller hands in |
+//! | [`limits`] | how long, how many, which letters |
+//! | [`pricing`] | what every line costs, and whether the caller's totals are right |
+//! | [`freeze`] | a draft becomes an order whose terms never change again |
+//! | [`order`] | an order: frozen terms, contact, payments, state |
+//! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
+//! | [`state`] | the four facets together: what may be cancelled, what is complete |
+//! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
+//! | [`tracking`] | what facts of other services do to the facets |
+//!
+//! Nothing here is async, knows a database, a wire format or a clock: the time and new ids are handed in.
+
+pub mod draft;
+pub mod fact;
+pub mod freeze;
+pub mod goods;
+pub mod limits;
+pub mod order;
+pub mod payment;
+pub mod pricing;
+pub mod returns;
+pub mod state;
+pub mod tracking;

@@ -1,0 +1,312 @@
+//! The payment facet: what was authorised, given back, captured and refunded, and the status that follows from it.
+//!
+//! The sums are the state; the status is computed and never set. Captured is never above the total (O-4). What went back
+//! is told by the refund service and is taken as it is: refunds made outside may exceed what was captured, and must be
+//! seen, not hidden.
+
+use serde::{Deserialize, Serialize};
+
+/// What a payment did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PaymentKind {
+    /// Money was set aside.
+    Authorization,
+    /// Money was taken.
+    Capture,
+    /// An authorisation was given back.
+    Void,
+}
+
+impl PaymentKind {
+    /// All kinds.
+    pub const ALL: [PaymentKind; 3] = [
+        PaymentKind::Authorization,
+        PaymentKind::Capture,
+        PaymentKind::Void,
+    ];
+
+    /// The kind as it is stored and told to others.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PaymentKind::Authorization => "authorization",
+            PaymentKind::Capture => "capture",
+            PaymentKind::Void => "void",
+        }
+    }
+}
+
+/// Where the money of an order stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PaymentStatus {
+    /// Nothing authorised or captured.
+    Pending,
+    /// Authorised, not captured.
+    Authorized,
+    /// Captured in part.
+    PartiallyPaid,
+    /// Captured in full; also an order that costs nothing.
+    Paid,
+    /// Part of what was captured went back.
+    PartiallyRefunded,
+    /// All that was captured went back.
+    Refunded,
+    /// The authorisation was given back without a capture.
+    Voided,
+}
+
+impl PaymentStatus {
+    /// All statuses.
+    pub const ALL: [PaymentStatus; 7] = [
+        PaymentStatus::Pending,
+        PaymentStatus::Authorized,
+        PaymentStatus::PartiallyPaid,
+        PaymentStatus::Paid,
+        PaymentStatus::PartiallyRefunded,
+        PaymentStatus::Refunded,
+        PaymentStatus::Voided,
+    ];
+
+    /// The status as it is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PaymentStatus::Pending => "PENDING",
+            PaymentStatus::Authorized => "AUTHORIZED",
+            PaymentStatus::PartiallyPaid => "PARTIALLY_PAID",
+            PaymentStatus::Paid => "PAID",
+            PaymentStatus::PartiallyRefunded => "PARTIALLY_REFUNDED",
+            PaymentStatus::Refunded => "REFUNDED",
+            PaymentStatus::Voided => "VOIDED",
+        }
+    }
+}
+
+/// The money of an order, in minor units of its currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Money {
+    /// What the customer pays.
+    pub total: i64,
+    /// All that was authorised.
+    pub authorized: i64,
+    /// All of it that was given back.
+    pub voided: i64,
+    /// All that was captured.
+    pub captured: i64,
+    /// All that went back, as the refund service tells it.
+    pub refunded: i64,
+}
+
+/// Why a payment cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaymentRefused {
+    /// More would be captured than the order costs.
+    CaptureExceedsTotal {
+        /// What could still be captured.
+        open: i64,
+    },
+    /// More would be given back than is authorised.
+    NothingAuthorized {
+        /// What could still be given back.
+        open: i64,
+    },
+    /// The sum of all authorisations does not fit into 64 bits.
+    Overflow,
+}
+
+impl Money {
+    /// An order of which nothing is paid.
+    #[must_use]
+    pub const fn of(total: i64) -> Money {
+        Money {
+            total,
+            authorized: 0,
+            voided: 0,
+            captured: 0,
+            refunded: 0,
+        }
+    }
+
+    /// The money after a payment of more than 0.
+    ///
+    /// A capture needs no authorisation (a sale is both in one), and does not use one up: several providers may share an
+    /// order, and which of them captures is theirs to know.
+    ///
+    /// # Errors
+    /// When the payment cannot be; nothing has changed then.
+    pub fn record(self, kind: PaymentKind, amount: i64) -> Result<Money, PaymentRefused> {
+        match kind {
+            PaymentKind::Authorization => {
+                let authorized = self
+                    .authorized
+                    .checked_add(amount)
+                    .ok_or(PaymentRefused::Overflow)?;
+                Ok(Money { authorized, ..self })
+            }
+            PaymentKind::Capture => {
+                let open = self.total - self.captured;
+                if amount > open {
+                    return Err(PaymentRefused::CaptureExceedsTotal { open });
+                }
+                Ok(Money {
+                    captured: self.captured + amount,
+                    ..self
+                })
+            }
+            PaymentKind::Void => {
+                let open = self.authorized - self.voided;
+                if amount > open {
+                    return Err(PaymentRefused::NothingAuthorized { open });
+                }
+                Ok(Money {
+                    voided: self.voided + amount,
+                    ..self
+                })
+            }
+        }
+    }
+
+    /// Whether the customer has paid everything, whatever of it went back since.
+    #[must_use]
+    pub const fn paid_in_full(self) -> bool {
+        self.captured >= self.total
+    }
+
+    /// Where the money stands.
+    #[must_use]
+    pub const fn status(self) -> PaymentStatus {
+        if self.captured > 0 && self.refunded > 0 {
+            return if self.refunded >= self.captured {
+                PaymentStatus::Refunded
+            } else {
+                PaymentStatus::PartiallyRefunded
+            };
+        }
+        if self.paid_in_full() {
+            PaymentStatus::Paid
+        } else if self.captured > 0 {
+            PaymentStatus::PartiallyPaid
+        } else if self.authorized > self.voided {
+            PaymentStatus::Authorized
+        } else if self.voided > 0 {
+            PaymentStatus::Voided
+        } else {
+            PaymentStatus::Pending
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use PaymentKind::{Authorization, Capture, Void};
+
+    fn after(total: i64, payments: &[(PaymentKind, i64)]) -> Money {
+        payments.iter().fold(Money::of(total), |money, &(kind, amount)| {
+            money.record(kind, amount).expect("a payment that can be")
+        })
+    }
+
+    #[test]
+    fn the_usual_ways() {
+        let cases: [(&[(PaymentKind, i64)], PaymentStatus); 8] = [
+            (&[], PaymentStatus::Pending),
+            (&[(Authorization, 100)], PaymentStatus::Authorized),
+            (&[(Authorization, 100), (Void, 40)], PaymentStatus::Authorized),
+            (&[(Authorization, 100), (Void, 100)], PaymentStatus::Voided),
+            (
+                &[(Authorization, 100), (Capture, 60)],
+                PaymentStatus::PartiallyPaid,
+            ),
+            (
+                &[(Authorization, 100), (Capture, 60), (Void, 40)],
+                PaymentStatus::PartiallyPaid,
+            ),
+            (
+                &[(Authorization, 100), (Capture, 60), (Capture, 40)],
+                PaymentStatus::Paid,
+            ),
+            (&[(Capture, 100)], PaymentStatus::Paid),
+        ];
+        for (payments, status) in cases {
+            assert_eq!(after(100, payments).status(), status, "{payments:?}");
+        }
+    }
+
+    #[test]
+    fn money_that_goes_back_is_seen_even_beyond_what_was_captured() {
+        let paid = after(100, &[(Capture, 100)]);
+        for (refunded, status) in [
+            (0, PaymentStatus::Paid),
+            (1, PaymentStatus::PartiallyRefunded),
+            (100, PaymentStatus::Refunded),
+            (150, PaymentStatus::Refunded),
+        ] {
+            let money = Money { refunded, ..paid };
+            assert_eq!(money.status(), status);
+            assert!(money.paid_in_full(), "what went back was paid before");
+        }
+    }
+
+    #[test]
+    fn what_costs_nothing_is_paid() {
+        assert_eq!(Money::of(0).status(), PaymentStatus::Paid);
+        assert_eq!(
+            Money::of(0).record(Capture, 1),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 0 })
+        );
+    }
+
+    fn any_kind() -> impl Strategy<Value = PaymentKind> {
+        proptest::sample::select(PaymentKind::ALL.to_vec())
+    }
+
+    proptest! {
+        /// O-4 over every history: never more captured than the total, never more given back than authorised, a refusal
+        /// changes nothing, and the status says what the sums say.
+        #[test]
+        fn sums_stay_within_bounds(
+            total in 0..1_000_i64,
+            payments in proptest::collection::vec((any_kind(), prop_oneof![1..400_i64, Just(i64::MAX)]), 0..30),
+            refunded in 0..1_200_i64,
+        ) {
+            let mut money = Money::of(total);
+            let mut accepted = Vec::new();
+            for (kind, amount) in payments {
+                let before = money;
+                match money.record(kind, amount) {
+                    Ok(next) => {
+                        accepted.push((kind, amount));
+                        money = next;
+                    }
+                    Err(PaymentRefused::CaptureExceedsTotal { open }) => {
+                        prop_assert!(kind == Capture && open == total - before.captured && amount > open);
+                    }
+                    Err(PaymentRefused::NothingAuthorized { open }) => {
+                        prop_assert!(kind == Void && amount > open && open >= 0);
+                    }
+                    Err(PaymentRefused::Overflow) => prop_assert_eq!(kind, Authorization),
+                }
+            }
+            let sum = |wanted| accepted.iter().filter(|(kind, _)| *kind == wanted).map(|(_, a)| a).sum::<i64>();
+            prop_assert_eq!(money.captured, sum(Capture));
+            prop_assert_eq!(money.authorized, sum(Authorization));
+            prop_assert_eq!(money.voided, sum(Void));
+            prop_assert!(money.captured <= total && money.voided <= money.authorized);
+
+            let status = money.status();
+            prop_assert_eq!(status == PaymentStatus::Paid, money.captured == total);
+            if status == PaymentStatus::Voided {
+                prop_assert!(money.captured == 0 && money.authorized == money.voided);
+            }
+            let back = Money { refunded, ..money };
+            if refunded > 0 && money.captured > 0 {
+                prop_assert_eq!(back.status() == PaymentStatus::Refunded, refunded >= money.captured);
+            } else {
+                prop_assert_eq!(back.status(), status);
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The four facets of an order together, and the overall status that they lead to.
+//!
+//! `OPEN -> CANCELLED` by a decision, while nothing has shipped; `OPEN -> COMPLETED` by itself, once everything is paid
+//! and everything has arrived. Both are final (O-3): returns and refunds still move their own facets, but not this one.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::goods::{FulfillmentStatus, Goods};
+use super::payment::{Money, PaymentKind, PaymentRefused, PaymentStatus};
+use super::returns::ReturnStatus;
+
+/// Where an order as a whole stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// Being worked on.
+    Open,
+    /// Stopped until a person or a rule releases it.
+    OnHold,
+    /// Cancelled; final.
+    Cancelled,
+    /// Everything delivered and paid; final.
+    Completed,
+}
+
+impl Status {
+    /// All statuses.
+    pub const ALL: [Status; 4] = [Status::Open, Status::OnHold, Status::Cancelled, Status::Completed];
+
+    /// The status as it is stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Status::Open => "OPEN",
+            Status::OnHold => "ON_HOLD",
+            Status::Cancelled => "CANCELLED",
+            Status::Completed => "COMPLETED",
+        }
+    }
+
+    fn is_final(self) -> bool {
+        matches!(self, Status::Cancelled | Status::Completed)
+    }
+}
+
+/// All of an order that changes. It holds no personal data, so that an answer to a mutation can be kept as this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Where the order as a whole stands.
+    pub status: Status,
+    /// Its money.
+    pub money: Money,
+    /// Its goods.
+    pub goods: Goods,
+    /// Its returns.
+    pub returns: ReturnStatus,
+    /// Why it was cancelled; empty otherwise.
+    pub cancel_reason: String,
+    /// How many payments were recorded.
+    pub payments: u32,
+    /// Counts the changes that this service tells in its log; the database counts.
+    pub version: i64,
+    /// When the row was last changed, by this service's clock.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An order cannot be cancelled any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotCancellable {
+    /// Where it stands.
+    pub status: Status,
+    /// Units that have shipped.
+    pub shipped: i64,
+}
+
+/// A payment cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotPayable {
+    /// Nothing more is taken for a cancelled order; giving an authorisation back is fine.
+    Cancelled,
+    /// The sums forbid it.
+    Refused(PaymentRefused),
+}
+
+impl State {
+    /// An order that was just placed.
+    #[must_use]
+    pub fn placed(total: i64, units_to_ship: i64, at: DateTime<Utc>) -> State {
+        let mut state = State {
+            status: Status::Open,
+            money: Money::of(total),
+            goods: Goods::of(units_to_ship),
+            returns: ReturnStatus::None,
+            cancel_reason: String::new(),
+            payments: 0,
+            version: 1,
+            updated_at: at,
+        };
+        // A free download is complete at once.
+        state.complete_if_done();
+        state
+    }
+
+    /// Where the money stands.
+    #[must_use]
+    pub fn payment_status(&self) -> PaymentStatus {
+        self.money.status()
+    }
+
+    /// Where the goods stand.
+    #[must_use]
+    pub fn fulfillment_status(&self) -> FulfillmentStatus {
+        self.goods.status()
+    }
+
+    /// Cancels the order.
+    ///
+    /// # Errors
+    /// When it is at an end, or something has shipped; nothing has changed then.
+    pub fn cancel(&mut self, reason: &str) -> Result<(), NotCancellable> {
+        if self.status.is_final() || self.goods.shipped > 0 {
+            return Err(NotCancellable {
+                status: self.status,
+                shipped: self.goods.shipped,
+            });
+        }
+        self.status = Status::Cancelled;
+        reason.clone_into(&mut self.cancel_reason);
+        Ok(())
+    }
+
+    /// Records a payment; tells whether it completed the order.
+    ///
+    /// # Errors
+    /// When the payment cannot be; nothing has changed then.
+    pub fn record(&mut self, kind: PaymentKind, amount: i64) -> Result<bool, NotPayable> {
+        if self.status == Status::Cancelled && kind != PaymentKind::Void {
+            return Err(NotPayable::Cancelled);
+        }
+        self.money = self.money.record(kind, amount).map_err(NotPayable::Refused)?;
+        self.payments += 1;
+        Ok(self.complete_if_done())
+    }
+
+    /// Completes an open order once everything is paid and everything has arrived; tells whether it did so now.
+    pub fn complete_if_done(&mut self) -> bool {
+        let done = self.status == Status::Open && self.money.paid_in_full() && self.goods.all_arrived();
+        if done {
+            self.status = Status::Completed;
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::goods::LineGoods;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Cancel,
+        Record(PaymentKind, i64),
+        Ship(i32),
+        Deliver(i32),
+        Refunded(i64),
+        Returned(ReturnStatus),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            1 => Just(Step::Cancel),
+            4 => (proptest::sample::select(PaymentKind::ALL.to_vec()), 1..60_i64)
+                .prop_map(|(kind, amount)| Step::Record(kind, amount)),
+            3 => (1..4_i32).prop_map(Step::Ship),
+            3 => (1..4_i32).prop_map(Step::Deliver),
+            1 => (0..120_i64).prop_map(Step::Refunded),
+            1 => proptest::sample::select(ReturnStatus::ALL.to_vec()).prop_map(Step::Returned),
+        ]
+    }
+
+    fn at() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH
+    }
+
+    #[test]
+    fn paid_and_delivered_is_complete_in_either_order() {
+        for pay_first in [true, false] {
+            let mut state = State::placed(100, 1, at());
+            let mut line = LineGoods {
+                quantity: 1,
+                shipped: 0,
+                delivered: 0,
+            };
+            if pay_first {
+                assert_eq!(state.record(PaymentKind::Capture, 100), Ok(false));
+            }
+            state.goods.ship(&mut line, 1);
+            assert!(!state.complete_if_done());
+            state.goods.deliver(&mut line, 1);
+            if pay_first {
+                assert!(state.complete_if_done());
+            } else {
+                assert!(!state.complete_if_done());
+                assert_eq!(state.record(PaymentKind::Capture, 100), Ok(true));
+            }
+            assert_eq!(state.status, Status::Completed);
+        }
+    }
+
+    #[test]
+    fn what_is_digital_is_complete_when_paid_and_what_is_free_too_at_once() {
+        let mut gift_card = State::placed(50, 0, at());
+        assert_eq!(gift_card.status, Status::Open);
+        assert_eq!(gift_card.record(PaymentKind::Capture, 50), Ok(true));
+        assert_eq!(State::placed(0, 0, at()).status, Status::Completed);
+        assert_eq!(
+            State::placed(0, 1, at()).status,
+            Status::Open,
+            "a free sample still has to arrive"
+        );
+    }
+
+    #[test]
+    fn a_refund_before_delivery_does_not_keep_an_order_open_for_ever() {
+        let mut state = State::placed(100, 1, at());
+        state.record(PaymentKind::Capture, 100).expect("the total");
+        state.money.refunded = 30;
+        let mut line = LineGoods {
+            quantity: 1,
+            shipped: 0,
+            delivered: 0,
+        };
+        state.goods.deliver(&mut line, 1);
+        assert!(state.complete_if_done());
+        assert_eq!(state.payment_status(), PaymentStatus::PartiallyRefunded);
+    }
+
+    #[test]
+    fn only_an_authorisation_can_still_be_given_back_after_a_cancellation() {
+        let mut state = State::placed(100, 1, at());
+        state.record(PaymentKind::Authorization, 100).expect("no limit");
+        state.cancel("changed their mind").expect("nothing shipped");
+        assert_eq!(state.record(PaymentKind::Capture, 1), Err(NotPayable::Cancelled));
+        assert_eq!(
+            state.record(PaymentKind::Authorization, 1),
+            Err(NotPayable::Cancelled)
+        );
+        assert_eq!(state.record(PaymentKind::Void, 100), Ok(false));
+        assert_eq!(state.payment_status(), PaymentStatus::Voided);
+    }
+
+    proptest! {
+        /// O-3 over every history: an end is an end; COMPLETED means paid and arrived; CANCELLED means that nothing had
+        /// shipped when it was decided; a refusal changes nothing.
+        #[test]
+        fn ends_are_final_and_deserved(
+            total in 0..100_i64,
+            quantity in 1..4_i32,
+            digital in any::<bool>(),
+            steps in proptest::collection::vec(any_step(), 0..30),
+        ) {
+            let to_ship = if digital { 0 } else { i64::from(quantity) };
+            let mut state = State::placed(total, to_ship, at());
+            let mut line = LineGoods { quantity, shipped: 0, delivered: 0 };
+            for step in steps {
+                let before = state.clone();
+                match step {
+                    Step::Cancel => {
+                        let result = state.cancel("test");
+                        prop_assert_eq!(result.is_ok(), before.status == Status::Open && before.goods.shipped == 0);
+                        if result.is_err() {
+                            prop_assert_eq!(&state, &before);
+                        }
+                    }
+                    Step::Record(kind, amount) => {
+                        if state.record(kind, amount).is_err() {
+                            prop_assert_eq!(&state, &before);
+                        }
+                    }
+                    Step::Ship(units) if !digital => state.goods.ship(&mut line, units),
+                    Step::Deliver(units) if !digital => {
+                        state.goods.deliver(&mut line, units);
+                        state.complete_if_done();
+                    }
+                    Step::Ship(_) | Step::Deliver(_) => {}
+                    Step::Refunded(sum) => state.money.refunded = sum,
+                    Step::Returned(status) => state.returns = status,
+                }
+                if before.status.is_final() {
+                    prop_assert_eq!(state.status, before.status);
+                }
+                let done = state.money.paid_in_full() && state.goods.all_arrived();
+                match state.status {
+                    Status::Completed => prop_assert!(done),
+                    Status::Open => prop_assert!(!done, "a done order is not left open: {:?}", state),
+                    Status::OnHold | Status::Cancelled => {}
+                }
+            }
+        }
+    }
+}
