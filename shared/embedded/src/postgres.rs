@@ -107,6 +107,11 @@ impl Postgres {
         }
     }
 
+    /// Whether its address was given, so that it is not ours to stop.
+    pub fn is_given(&self) -> bool {
+        matches!(self.0, Kind::Given(_))
+    }
+
     /// The connection URL of another user and database on the same server.
     pub fn url(&self, user: &str, password: &str, database: &str) -> String {
         url::with(self.admin_url(), user, password, database)

@@ -29,12 +29,11 @@ impl<T, E: Debug> Poll<T> for Result<T, E> {
 ///
 /// When it does not hold within the deadline: names `what`, the caller's line and the last state.
 #[track_caller]
-pub fn eventually<T, P, F, A>(what: &str, within: Duration, mut poll: F) -> impl Future<Output = T>
-where
-    P: Poll<T>,
-    F: FnMut() -> A,
-    A: Future<Output = P>,
-{
+pub fn eventually<T, P: Poll<T>>(
+    what: &str,
+    within: Duration,
+    mut poll: impl AsyncFnMut() -> P,
+) -> impl Future<Output = T> {
     let caller = Location::caller();
     async move {
         let deadline = Instant::now() + within;
@@ -77,7 +76,7 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "no miracle within 20ms; last seen: \"still water\"")]
     async fn it_names_what_where_and_the_last_state() {
-        eventually("miracle", Duration::from_millis(20), || async {
+        eventually("miracle", Duration::from_millis(20), async || {
             Err::<(), _>("still water")
         })
         .await;

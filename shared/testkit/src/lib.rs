@@ -4,10 +4,12 @@
 //! Used as a dev-dependency only. What it refuses to do: stand in for Postgres or NATS with something in memory, or
 //! sleep for a result.
 
+mod database;
 mod eventually;
 mod nats;
 mod wire;
 
+pub use database::{TestDb, database};
 pub use eventually::{Poll, eventually};
 pub use nats::{TestNats, nats};
 pub use waybill_embedded::{Fault, Mail, MailSink};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -150,42 +150,50 @@ async fn accept(
     }
 }
 
-async fn connection(client: TcpStream, upstream: &str, mut state: watch::Receiver<State>) -> io::Result<()> {
-    let born = state.borrow_and_update().cuts;
-    // From now on every way out of here resets the client, unless both directions ended in order.
-    client.set_zero_linger()?;
-    if state.borrow().mode == Mode::Cut {
-        return Ok(());
-    }
-    let server = TcpStream::connect(upstream).await?;
-    server.set_zero_linger()?;
+async fn connection(
+    mut client: TcpStream,
+    upstream: &str,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let State { mode, cuts: born, .. } = *state.borrow_and_update();
+    let server = if mode == Mode::Cut {
+        None
+    } else {
+        TcpStream::connect(upstream).await.ok()
+    };
+    let Some(mut server) = server else {
+        return client.set_zero_linger();
+    };
     for stream in [&client, &server] {
         stream.set_nodelay(true)?;
     }
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let copies = async {
-        tokio::try_join!(
-            carry(from_client, to_server, state.clone()),
-            carry(from_server, to_client, state.clone())
-        )
-        .map(drop)
+    let in_order = {
+        // Borrowed halves: owned ones would end the connection politely when they are dropped.
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let up = carry(from_client, to_server, state.clone());
+        let down = carry(from_server, to_client, state.clone());
+        tokio::select! {
+            ended = async { tokio::try_join!(up, down) } => ended.is_ok(),
+            _ = state.wait_for(|state| state.cuts != born) => false,
+        }
     };
-    let mut watched = state.clone();
-    tokio::select! {
-        ended = copies => ended,
-        _ = watched.wait_for(|state| state.cuts != born) => Ok(()),
+    if !in_order {
+        // Closing without lingering is what sends a reset.
+        client.set_zero_linger()?;
+        server.set_zero_linger()?;
     }
+    Ok(())
 }
 
 /// Carries one direction to its end. `None` among the chunks stands for that end.
-async fn carry(from: OwnedReadHalf, to: OwnedWriteHalf, state: watch::Receiver<State>) -> io::Result<()> {
+async fn carry(from: ReadHalf<'_>, to: WriteHalf<'_>, state: watch::Receiver<State>) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     tokio::try_join!(read(from, sender, state.clone()), write(receiver, to, state)).map(drop)
 }
 
 async fn read(
-    mut from: OwnedReadHalf,
+    mut from: ReadHalf<'_>,
     chunks: mpsc::Sender<(Instant, Option<Vec<u8>>)>,
     state: watch::Receiver<State>,
 ) -> io::Result<()> {
@@ -204,7 +212,7 @@ async fn read(
 
 async fn write(
     mut chunks: mpsc::Receiver<(Instant, Option<Vec<u8>>)>,
-    mut to: OwnedWriteHalf,
+    mut to: WriteHalf<'_>,
     mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     while let Some((due, chunk)) = chunks.recv().await {
