@@ -61,10 +61,7 @@ pub enum ConfigError {
 }
 
 fn list(faults: &[String]) -> String {
-    faults
-        .iter()
-        .map(|fault| format!("\n  - {fault}"))
-        .collect()
+    faults.iter().map(|fault| format!("\n  - {fault}")).collect()
 }
 
 /// Loads settings of type `T`.
@@ -154,9 +151,7 @@ fn compare(given: &Dict, known: &Dict, path: &str, unknown: &mut Vec<String>) {
             format!("{path}.{key}")
         };
         match (value, known.get(key)) {
-            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => {
-                compare(inner, known, &here, unknown)
-            }
+            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => compare(inner, known, &here, unknown),
             (_, Some(_)) => {}
             (_, None) => {
                 let near: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -215,25 +210,20 @@ impl Secret {
     pub fn read(&self, key: &str) -> Result<SecretString, ConfigError> {
         let value = match &self.source {
             Source::Unset => {
-                return Err(ConfigError::SecretMissing {
-                    key: key.to_owned(),
-                });
+                return Err(ConfigError::SecretMissing { key: key.to_owned() });
             }
             Source::Value(value) => value.clone(),
             Source::File(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|source| ConfigError::SecretFile {
-                        key: key.to_owned(),
-                        path: path.clone(),
-                        source,
-                    })?;
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::SecretFile {
+                    key: key.to_owned(),
+                    path: path.clone(),
+                    source,
+                })?;
                 SecretString::from(text.trim().to_owned())
             }
         };
         if value.expose_secret().is_empty() {
-            return Err(ConfigError::SecretMissing {
-                key: key.to_owned(),
-            });
+            return Err(ConfigError::SecretMissing { key: key.to_owned() });
         }
         Ok(value)
     }
@@ -281,8 +271,7 @@ impl<'de> Deserialize<'de> for Secret {
 
 struct SecretVisitor;
 
-const QUOTE_IT: &str =
-    "a secret that looks like a number or true/false must be in quotes, or in a file";
+const QUOTE_IT: &str = "a secret that looks like a number or true/false must be in quotes, or in a file";
 
 impl<'de> Visitor<'de> for SecretVisitor {
     type Value = Secret;
@@ -342,10 +331,7 @@ pub mod seconds {
     /// Reads seconds; refuses negative and endless ones.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds).map_err(|_| {
-            de::Error::custom(format!(
-                "{seconds} is not a number of seconds: give 0 or more"
-            ))
-        })
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|_| de::Error::custom(format!("{seconds} is not a number of seconds: give 0 or more")))
     }
 }

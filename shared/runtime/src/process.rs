@@ -89,9 +89,7 @@ where
     };
     let settings: C = config::load(file.as_deref(), &prefix)?;
     let grace = settings.common().shutdown_grace;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let guard = telemetry::init(&settings.common().telemetry, name)?;
 
     let shutdown = CancellationToken::new();

@@ -178,12 +178,10 @@ impl AuthConfig {
     pub fn jwks_json(&self) -> Result<String, ConfigError> {
         match (&self.jwks, &self.jwks_file) {
             (Some(json), _) => Ok(json.clone()),
-            (None, Some(path)) => {
-                std::fs::read_to_string(path).map_err(|source| ConfigError::File {
-                    path: path.clone(),
-                    source,
-                })
-            }
+            (None, Some(path)) => std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                path: path.clone(),
+                source,
+            }),
             (None, None) => Err(ConfigError::SecretMissing {
                 key: "auth.jwks".to_owned(),
             }),
@@ -194,7 +192,10 @@ impl AuthConfig {
 impl Validate for AuthConfig {
     fn validate(&self, violations: &mut Violations) {
         match (&self.jwks, &self.jwks_file) {
-            (None, None) => violations.push("auth.jwks", "is required: nothing is served without a key set; give auth.jwks or auth.jwks_file"),
+            (None, None) => violations.push(
+                "auth.jwks",
+                "is required: nothing is served without a key set; give auth.jwks or auth.jwks_file",
+            ),
             (Some(_), Some(_)) => violations.push("auth.jwks", "and auth.jwks_file are both set; keep one"),
             _ => {}
         }

@@ -177,21 +177,14 @@ impl TaskGroup {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for TaskGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        let running: Vec<&str> = state
-            .running
-            .values()
-            .map(|(name, _)| name.as_ref())
-            .collect();
+        let running: Vec<&str> = state.running.values().map(|(name, _)| name.as_ref()).collect();
         f.debug_struct("TaskGroup")
             .field("running", &running)
             .field("failures", &state.failures)

@@ -66,8 +66,7 @@ impl From<&SpanData> for SpanRecord {
         SpanRecord {
             trace_id: span.span_context.trace_id().to_string(),
             span_id: span.span_context.span_id().to_string(),
-            parent_span_id: (span.parent_span_id != SpanId::INVALID)
-                .then(|| span.parent_span_id.to_string()),
+            parent_span_id: (span.parent_span_id != SpanId::INVALID).then(|| span.parent_span_id.to_string()),
             name: span.name.to_string(),
             kind: kind(&span.span_kind).to_owned(),
             service,

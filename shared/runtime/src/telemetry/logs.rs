@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use chrono::{SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use opentelemetry::Context as OtelContext;
 use opentelemetry::trace::TraceContextExt as _;
 use serde_json::{Map, Value};
@@ -16,6 +16,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
+use waybill_kernel::time::{Clock as _, SystemClock};
 
 use super::LogFormat;
 use super::service_field::ServiceName;
@@ -83,7 +84,8 @@ impl Line<'_> {
         let mut object = Map::new();
         object.insert(
             "time".to_owned(),
-            Utc::now()
+            SystemClock
+                .now()
                 .to_rfc3339_opts(SecondsFormat::Micros, true)
                 .into(),
         );
@@ -113,7 +115,7 @@ impl Line<'_> {
         let metadata = self.event.metadata();
         let mut line = format!(
             "{} {:>5} ",
-            Utc::now().format("%H:%M:%S%.3f"),
+            SystemClock.now().format("%H:%M:%S%.3f"),
             metadata.level()
         );
         if let Some(service) = &self.service {

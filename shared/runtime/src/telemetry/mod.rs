@@ -206,11 +206,10 @@ fn install<E: SpanExporter + 'static>(
     service: &str,
     extra: Option<E>,
 ) -> Result<Guard, TelemetryError> {
-    let filter =
-        EnvFilter::try_new(&config.log_filter).map_err(|source| TelemetryError::Filter {
-            filter: config.log_filter.clone(),
-            source,
-        })?;
+    let filter = EnvFilter::try_new(&config.log_filter).map_err(|source| TelemetryError::Filter {
+        filter: config.log_filter.clone(),
+        source,
+    })?;
     let resource = Resource::builder()
         .with_service_name(service.to_owned())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -275,9 +274,7 @@ fn span_filter() -> impl tracing_subscriber::layer::Filter<Registry> + Send + Sy
     }))
 }
 
-fn exporter_runtime(
-    config: &TelemetryConfig,
-) -> Result<Option<tokio::runtime::Runtime>, TelemetryError> {
+fn exporter_runtime(config: &TelemetryConfig) -> Result<Option<tokio::runtime::Runtime>, TelemetryError> {
     if config.otlp_endpoint.is_none() {
         return Ok(None);
     }
@@ -312,11 +309,10 @@ fn tracer_provider<E: SpanExporter + 'static>(
         builder = builder.with_span_processor(batches(exporter));
     }
     if let Some(path) = &config.span_file {
-        let exporter =
-            FileSpanExporter::append(path).map_err(|source| TelemetryError::SpanFile {
-                path: path.clone(),
-                source,
-            })?;
+        let exporter = FileSpanExporter::append(path).map_err(|source| TelemetryError::SpanFile {
+            path: path.clone(),
+            source,
+        })?;
         builder = builder.with_span_processor(batches(exporter));
     }
     if let Some(exporter) = extra {
