@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::{DataDir, Error};
 
 /// A supervisor whose parent died needs a moment to stop its server and let go of the lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 const LOG_TAIL: u64 = 4 * 1024;
 
 pub(crate) struct Folder {

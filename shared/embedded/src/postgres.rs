@@ -296,3 +296,19 @@ fn settings(port: u16, durable: bool) -> String {
          {durability}"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn root_without_namespaces_steps_down_to_nobody() -> Result<(), Error> {
+        if RunAs::choose()? == RunAs::Ourselves {
+            // Only root can, and only root needs to.
+            return Ok(());
+        }
+        let postgres = blocking(|| Postgres::launch(&DataDir::Temp, false, Some(RunAs::Nobody))).await?;
+        postgres.kill().await?;
+        postgres.resume().await
+    }
+}

@@ -4,10 +4,22 @@
 //!
 //! `waybill-infra [FOLDER]` keeps the data in FOLDER; without one they are temporary.
 
-use waybill_embedded::{DataDir, Embedded, Options};
+use std::process::ExitCode;
+
+use waybill_embedded::{DataDir, Embedded, Error, Options};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Error> {
     let mut options = Options::from_environment();
     if let Some(folder) = std::env::args_os().nth(1) {
         options.data = DataDir::Kept(folder.into());
