@@ -4,11 +4,15 @@
 //! Used as a dev-dependency only. What it refuses to do: stand in for Postgres or NATS with something in memory, or
 //! sleep for a result.
 
+mod auth;
+mod config;
 mod database;
 mod eventually;
 mod nats;
 mod wire;
 
+pub use auth::Auth;
+pub use config::common_config;
 pub use database::{TestDb, database};
 pub use eventually::{Poll, eventually};
 pub use nats::{TestNats, nats};
