@@ -6,18 +6,23 @@
 //! What it refuses to do: read files in the background, change settings at run time, or guess. A key that nobody reads
 //! is an error.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Value};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{self, DeserializeOwned, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use waybill_kernel::check::Violations;
+
+/// `<PREFIX>CONFIG` names the configuration file.
+pub(crate) const CONFIG_VARIABLE: &str = "config";
 
 /// Settings that can say what is wrong with them.
 pub trait Validate {
@@ -76,31 +81,35 @@ pub fn load<T>(file: Option<&Path>, env_prefix: &str) -> Result<T, ConfigError>
 where
     T: DeserializeOwned + Default + Serialize + Validate,
 {
-    let mut given = Figment::new();
-    if let Some(path) = file {
-        // Read here and not by figment, which takes a missing file for an empty one.
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
-            path: path.to_owned(),
-            source,
-        })?;
-        given = given.merge(Toml::string(&text));
-    }
-    // `<PREFIX>CONFIG` names the file itself and is no setting.
-    given = given.merge(Env::prefixed(env_prefix).ignore(&["config"]).split("__"));
+    // A variable that is no text cannot be one of ours: those are read by name.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    load_from(file, env_prefix, environment)
+}
 
+/// As [`load`], with the environment as a value.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_from<T>(
+    file: Option<&Path>,
+    env_prefix: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, ConfigError>
+where
+    T: DeserializeOwned + Default + Serialize + Validate,
+{
+    let given = Given::read(file, env_prefix, environment)?;
     let settings: T = Figment::from(Serialized::defaults(T::default()))
-        .merge(&given)
+        .merge(&given.figment)
         .extract()
-        .map_err(faults_of)?;
+        .map_err(|error| given.faults(error))?;
 
-    let mut faults = unknown_keys(&given, &settings)?;
-    let mut violations = Violations::default();
+    let mut faults = given.unknown_keys(&settings)?;
+    let mut violations = Violations::new();
     settings.validate(&mut violations);
-    faults.extend(
-        violations
-            .iter()
-            .map(|v| format!("{}: {}", v.field, v.description)),
-    );
+    faults.extend(violations.iter().map(ToString::to_string));
     if faults.is_empty() {
         Ok(settings)
     } else {
@@ -108,57 +117,107 @@ where
     }
 }
 
-fn faults_of(error: figment::Error) -> ConfigError {
-    let faults = error
-        .into_iter()
-        .map(|fault| {
-            let source = fault
-                .metadata
-                .as_ref()
-                .map(|m| m.name.to_string())
-                .unwrap_or_default();
-            // Only the kind is shown: it names the types but, unlike the source text, never the value of a secret.
-            match (fault.path.is_empty(), source.is_empty()) {
-                (true, _) => fault.kind.to_string(),
-                (false, true) => format!("{}: {}", fault.path.join("."), fault.kind),
-                (false, false) => {
-                    format!("{}: {} (from {source})", fault.path.join("."), fault.kind)
-                }
+/// What file and environment say.
+struct Given {
+    figment: Figment,
+    file: Option<PathBuf>,
+    /// The variables that set keys.
+    variables: BTreeMap<String, String>,
+}
+
+impl Given {
+    fn read(
+        file: Option<&Path>,
+        env_prefix: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Given, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            // Read here and not by figment, which takes a missing file for an empty one.
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        let mut variables = BTreeMap::new();
+        for (name, value) in environment {
+            let Some(key) = name.strip_prefix(env_prefix) else {
+                continue;
+            };
+            let key = key.to_lowercase().replace("__", ".");
+            // Names the file itself and is no setting.
+            if key == CONFIG_VARIABLE {
+                continue;
             }
+            let value: Value = value.parse().unwrap_or_else(|never: Infallible| match never {});
+            figment = figment.merge((key.as_str(), value));
+            variables.insert(key, name);
+        }
+        Ok(Given {
+            figment,
+            file: file.map(Path::to_owned),
+            variables,
         })
-        .collect();
-    ConfigError::Faults { faults }
-}
+    }
 
-/// Keys that were given but that `T` did not keep. Found by writing the settings out again, because serde cannot refuse
-/// unknown keys in a structure with flattened parts.
-fn unknown_keys<T: Serialize>(given: &Figment, settings: &T) -> Result<Vec<String>, ConfigError> {
-    let given: Dict = given.extract().map_err(faults_of)?;
-    let known = match Value::serialize(settings).map_err(faults_of)? {
-        Value::Dict(_, known) => known,
-        _ => Dict::new(),
-    };
-    let mut unknown = Vec::new();
-    compare(&given, &known, "", &mut unknown);
-    Ok(unknown)
-}
+    fn faults(&self, error: figment::Error) -> ConfigError {
+        let faults = error
+            .into_iter()
+            .map(|fault| {
+                let key = fault.path.join(".");
+                // Only the kind is shown. It names types and, unlike the source text, never the value of a secret.
+                match key.as_str() {
+                    "" => format!("{}{}", fault.kind, self.place(&key)),
+                    _ => format!("{key}: {}{}", fault.kind, self.place(&key)),
+                }
+            })
+            .collect();
+        ConfigError::Faults { faults }
+    }
 
-fn compare(given: &Dict, known: &Dict, path: &str, unknown: &mut Vec<String>) {
-    for (key, value) in given {
-        let here = if path.is_empty() {
-            key.clone()
-        } else {
-            format!("{path}.{key}")
+    /// Where a key was set.
+    fn place(&self, key: &str) -> String {
+        match (self.variables.get(key), &self.file) {
+            (Some(variable), _) => format!(" (set by {variable})"),
+            (None, Some(file)) => format!(" (in {})", file.display()),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Keys that were given but that `T` did not keep. Found by writing the settings out again, because serde cannot
+    /// refuse unknown keys in a structure with flattened parts.
+    fn unknown_keys<T: Serialize>(&self, settings: &T) -> Result<Vec<String>, ConfigError> {
+        let given: Dict = self.figment.extract().map_err(|error| self.faults(error))?;
+        let known = match Value::serialize(settings).map_err(|error| self.faults(error))? {
+            Value::Dict(_, known) => known,
+            _ => Dict::new(),
         };
-        match (value, known.get(key)) {
-            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => compare(inner, known, &here, unknown),
-            (_, Some(_)) => {}
-            (_, None) => {
-                let near: Vec<&str> = known.keys().map(String::as_str).collect();
-                unknown.push(format!(
-                    "{here}: there is no such setting; here are: {}",
-                    near.join(", ")
-                ));
+        let mut unknown = Vec::new();
+        self.compare(&given, &known, "", &mut unknown);
+        Ok(unknown)
+    }
+
+    fn compare(&self, given: &Dict, known: &Dict, path: &str, unknown: &mut Vec<String>) {
+        for (key, value) in given {
+            let here = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            match (value, known.get(key)) {
+                (Value::Dict(_, inner), Some(Value::Dict(_, known))) => {
+                    self.compare(inner, known, &here, unknown);
+                }
+                (_, Some(_)) => {}
+                (_, None) => {
+                    let near: Vec<&str> = known.keys().map(String::as_str).collect();
+                    let place = self.place(&here);
+                    unknown.push(format!(
+                        "{here}: there is no such setting{place}; here are: {}",
+                        near.join(", ")
+                    ));
+                }
             }
         }
     }

@@ -185,3 +185,35 @@ fn report(name: &str, error: &dyn Error) {
     }
     let _ = writeln!(std::io::stderr(), "waybill-{name}: {text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(given: &[&str]) -> Result<Arguments, String> {
+        arguments(given.iter().map(|text| (*text).to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn arguments_are_few_and_checked() {
+        let file = Some(PathBuf::from("order.toml"));
+        assert_eq!(parse(&[]), Ok(Arguments::Run { config: None }));
+        assert_eq!(
+            parse(&["--config", "order.toml"]),
+            Ok(Arguments::Run { config: file.clone() })
+        );
+        assert_eq!(
+            parse(&["--config=order.toml"]),
+            Ok(Arguments::Run { config: file })
+        );
+        assert_eq!(parse(&["--config", "x", "--help"]), Ok(Arguments::Help));
+        assert_eq!(
+            parse(&["--config"]),
+            Err("--config needs a file; try --help".to_owned())
+        );
+        assert_eq!(
+            parse(&["serve"]),
+            Err("there is no argument \"serve\"; try --help".to_owned())
+        );
+    }
+}

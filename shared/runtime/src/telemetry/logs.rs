@@ -135,6 +135,8 @@ impl Line<'_> {
         if let Some((trace_id, _)) = &self.trace {
             let _ = write!(line, " trace_id={trace_id}");
         }
+        // A text with line feeds must not look like several events.
+        let mut line = line.replace(['\n', '\r'], " ");
         line.push('\n');
         line
     }
@@ -184,5 +186,98 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         self.insert(field, format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use serde_json::json;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::registry::Registry;
+
+    use super::*;
+    use crate::telemetry::service_field::ServiceField;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `work` logs, and the trace it ran in.
+    fn logged(format: LogFormat, work: impl FnOnce()) -> (String, String) {
+        let lines = Lines::default();
+        let out = lines.clone();
+        let tracer = SdkTracerProvider::default().tracer("test");
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .and_then(ServiceField);
+        let subscriber = Registry::default()
+            .with(spans)
+            .with(LogLayer::new(format, move || out.clone()));
+        let trace = tracing::subscriber::with_default(subscriber, || {
+            let outer = tracing::info_span!("outer", waybill.service = "order", customer = "Ada");
+            outer.in_scope(|| tracing::info_span!("inner").in_scope(work));
+            super::super::trace_id(&outer).expect("a trace")
+        });
+        let text = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("text");
+        (text, trace)
+    }
+
+    #[test]
+    fn a_json_line_carries_service_and_trace_but_no_fields_of_spans() {
+        let error = std::io::Error::other("disk full");
+        let (text, trace) = logged(LogFormat::Json, || {
+            tracing::warn!(
+                count = 3_u64,
+                ratio = 0.5,
+                state = ?Some(1),
+                error = &error as &(dyn std::error::Error + 'static),
+                level = "mine",
+                "slow \"fold\"\nline two"
+            );
+        });
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        let mut line: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let object = line.as_object_mut().expect("an object");
+        assert!(
+            object
+                .remove("time")
+                .is_some_and(|time| time.as_str().is_some_and(|time| time.ends_with('Z')))
+        );
+        assert!(object.remove("span_id").is_some());
+        let expected = json!({
+            "level": "WARN",
+            "target": "waybill_runtime::telemetry::logs::tests",
+            "message": "slow \"fold\"\nline two",
+            "service": "order",
+            "trace_id": trace,
+            "count": 3,
+            "ratio": 0.5,
+            "state": "Some(1)",
+            "error": "disk full",
+        });
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_line_for_people_is_one_line() {
+        let (text, trace) = logged(LogFormat::Pretty, || tracing::info!(port = 7000, "serving\nnow"));
+        let (_, rest) = text.split_once(' ').expect("a time");
+        assert_eq!(
+            rest,
+            format!(" INFO [order] serving now port=7000 trace_id={trace}\n")
+        );
     }
 }

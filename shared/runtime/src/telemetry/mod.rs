@@ -27,7 +27,8 @@ use opentelemetry_sdk::trace::{
     SimpleSpanProcessor, SpanExporter,
 };
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, Targets, filter_fn};
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -226,15 +227,13 @@ fn install<E: SpanExporter + 'static>(
     };
 
     let mut layers = Vec::new();
-    if let Some(tracers) = &tracers {
-        let spans = tracing_opentelemetry::layer()
-            .with_tracer(tracers.tracer("waybill"))
-            .with_location(false)
-            .with_threads(false)
-            .with_tracked_inactivity(false)
-            .and_then(service_field::ServiceField);
-        layers.push(spans.with_filter(span_filter()).boxed());
-    }
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(tracers.tracer("waybill"))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .and_then(service_field::ServiceField);
+    layers.push(spans.with_filter(span_filter()).boxed());
     if config.logs != LogFormat::Off {
         layers.push(
             logs::LogLayer::new(config.logs, std::io::stderr)
@@ -242,35 +241,51 @@ fn install<E: SpanExporter + 'static>(
                 .boxed(),
         );
     }
-    if Registry::default().with(layers).try_init().is_err() {
-        return Err(TelemetryError::AlreadyInitialised);
-    }
-
-    global::set_text_map_propagator(TraceContextPropagator::new());
-    if let Some(tracers) = &tracers {
-        global::set_tracer_provider(tracers.clone());
-    }
-    if let Some(meters) = &meters {
-        global::set_meter_provider(meters.clone());
-    }
-    Ok(Guard {
+    // Made first: dropping it ends the exporters properly, whatever thread this is, should the next step fail.
+    let guard = Guard {
         parts: Mutex::new(Some(Parts {
-            tracers,
-            meters,
+            tracers: tracers.clone(),
+            meters: meters.clone(),
             runtime,
         })),
         timeout: config.flush_timeout,
-    })
+    };
+    if Registry::default().with(layers).try_init().is_err() {
+        return Err(TelemetryError::AlreadyInitialised);
+    }
+    global::set_text_map_propagator(TraceContextPropagator::new());
+    global::set_tracer_provider(tracers);
+    if let Some(meters) = meters {
+        global::set_meter_provider(meters);
+    }
+    Ok(guard)
 }
 
-/// Spans of our own code and of nobody else: those of the HTTP stack would trace the export of traces.
+/// Libraries whose spans are left out: they would trace the export of traces, and bury ours.
+const SILENT: [&str; 14] = [
+    "async_nats",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "lettre",
+    "opentelemetry",
+    "opentelemetry_otlp",
+    "opentelemetry_sdk",
+    "reqwest",
+    "rustls",
+    "sqlx",
+    "tokio",
+    "tonic",
+    "tower",
+];
+
 fn span_filter() -> impl tracing_subscriber::layer::Filter<Registry> + Send + Sync {
     let ours = Targets::new()
-        .with_default(tracing::level_filters::LevelFilter::OFF)
-        .with_target("waybill", tracing::Level::INFO);
+        .with_default(Level::INFO)
+        .with_targets(SILENT.map(|library| (library, LevelFilter::OFF)));
     // Events are in the logs; a span carries only those that say what went wrong.
     ours.and(filter_fn(|metadata| {
-        metadata.is_span() || *metadata.level() <= tracing::Level::WARN
+        metadata.is_span() || *metadata.level() <= Level::WARN
     }))
 }
 
@@ -291,7 +306,7 @@ fn tracer_provider<E: SpanExporter + 'static>(
     config: &TelemetryConfig,
     resource: Resource,
     extra: Option<E>,
-) -> Result<Option<SdkTracerProvider>, TelemetryError> {
+) -> Result<SdkTracerProvider, TelemetryError> {
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
     // Without an exporter spans are still made: their ids join logs and callers of other processes.
     let mut builder = SdkTracerProvider::builder()
@@ -318,7 +333,7 @@ fn tracer_provider<E: SpanExporter + 'static>(
     if let Some(exporter) = extra {
         builder = builder.with_span_processor(SimpleSpanProcessor::new(exporter));
     }
-    Ok(Some(builder.build()))
+    Ok(builder.build())
 }
 
 fn batches<E: SpanExporter + 'static>(exporter: E) -> BatchSpanProcessor {
@@ -368,7 +383,7 @@ pub struct Guard {
 
 #[derive(Debug)]
 struct Parts {
-    tracers: Option<SdkTracerProvider>,
+    tracers: SdkTracerProvider,
     meters: Option<SdkMeterProvider>,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -381,7 +396,7 @@ impl Guard {
             .parts
             .lock()
             .ok()
-            .and_then(|parts| parts.as_ref().and_then(|parts| parts.tracers.clone()));
+            .and_then(|parts| parts.as_ref().map(|parts| parts.tracers.clone()));
         let Some(tracers) = tracers else { return true };
         within(self.timeout, move || tracers.force_flush().is_ok())
     }
@@ -394,9 +409,7 @@ impl Guard {
         };
         let timeout = self.timeout;
         within(timeout, move || {
-            let spans = parts
-                .tracers
-                .is_none_or(|tracers| tracers.shutdown_with_timeout(timeout).is_ok());
+            let spans = parts.tracers.shutdown_with_timeout(timeout).is_ok();
             let metrics = parts.meters.is_none_or(|meters| meters.shutdown().is_ok());
             if let Some(runtime) = parts.runtime {
                 runtime.shutdown_background();
