@@ -13,6 +13,7 @@
 mod http;
 pub mod manual;
 pub mod provider;
+pub mod sandbox;
 pub mod stripe;
 
 pub use provider::{PaymentProvider, ProviderError, ProviderRefund, Providers, RefundRequest, RefundState};

@@ -1,0 +1,217 @@
+//! `/v1/refunds`: what a caller of Stripe sees.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, Path, Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream;
+use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::answer::{Answer, ApiError};
+use super::books::{Admission, LedgerEntry, RefundParams, Status};
+use super::fault::Fault;
+
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/refunds", get(list).post(create))
+        .route("/v1/refunds/{id}", get(retrieve))
+}
+
+async fn create(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Result<Response, ApiError> {
+    // Before the idempotency layer, as at Stripe: whatever fails here leaves nothing behind.
+    authorize(&shared, &headers)?;
+    let key = idempotency_key(&headers)?;
+    let Form(form) = form.map_err(|fault| ApiError::invalid("body_invalid", "", &fault.body_text()))?;
+    let params = RefundParams::parse(&form)?;
+    let fault = shared.plan().next(&params.payment, key.as_deref());
+    match &fault {
+        Some(Fault::TimeoutBefore) => return Ok(never(&shared).await),
+        Some(Fault::CutBefore) => return Ok(cut()),
+        Some(Fault::RateLimited { retry_after_seconds }) => {
+            return Err(ApiError::rate_limited(*retry_after_seconds));
+        }
+        _ => {}
+    }
+    // In a task of its own: a caller that goes away does not stop what has begun.
+    let execution = tokio::spawn(execute(Arc::clone(&shared), params, key, fault.clone()));
+    let answer = execution.await.unwrap_or_else(|_| Answer::internal_error());
+    Ok(match fault {
+        Some(Fault::TimeoutAfter) => never(&shared).await,
+        Some(Fault::CutAfter) => cut(),
+        _ => answer.into_response(),
+    })
+}
+
+async fn execute(
+    shared: Arc<Shared>,
+    params: RefundParams,
+    key: Option<String>,
+    fault: Option<Fault>,
+) -> Answer {
+    if let Some(key) = &key {
+        let fingerprint = format!("{params:?}");
+        let admission = shared
+            .books()
+            .admit(key, &fingerprint, shared.clock.now(), shared.key_lifetime);
+        match admission {
+            Admission::Fresh => {}
+            Admission::Replay(answer) => {
+                return Answer {
+                    replayed: true,
+                    ..answer
+                };
+            }
+            Admission::InUse => return ApiError::key_in_use().answer(),
+            Admission::OtherParameters => return ApiError::key_reused().answer(),
+        }
+    }
+    tokio::time::sleep(shared.latency).await;
+    let answer = match fault {
+        Some(Fault::ErrorBefore) => Answer::internal_error(),
+        fault => match pay(&shared, &params, key.as_deref(), fault.as_ref()) {
+            Ok(_) if fault == Some(Fault::ErrorAfter) => Answer::internal_error(),
+            Ok(refund) => Answer::ok(&refund.object()),
+            Err(error) => error.answer(),
+        },
+    };
+    if let Some(key) = &key {
+        shared.books().finish(key, &answer);
+    }
+    answer
+}
+
+fn pay(
+    shared: &Arc<Shared>,
+    params: &RefundParams,
+    key: Option<&str>,
+    fault: Option<&Fault>,
+) -> Result<LedgerEntry, ApiError> {
+    let outcome = match fault {
+        Some(Fault::Pending { .. }) => (Status::Pending, None),
+        Some(Fault::Failed { failure_reason }) => (Status::Failed, Some(failure_reason.clone())),
+        _ => (Status::Succeeded, None),
+    };
+    let refund = shared
+        .books()
+        .make_refund(params, key, outcome, shared.clock.now())?;
+    shared.announce_new(&refund);
+    match fault {
+        Some(Fault::Pending {
+            settle_after_ms: Some(after_ms),
+            failure_reason,
+        }) => {
+            shared.settle_later(&refund.id, *after_ms, failure_reason.clone());
+        }
+        Some(Fault::Bounced {
+            after_ms,
+            failure_reason,
+        }) => {
+            shared.settle_later(&refund.id, *after_ms, Some(failure_reason.clone()));
+        }
+        _ => {}
+    }
+    Ok(refund)
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    payment_intent: Option<String>,
+    charge: Option<String>,
+    starting_after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    authorize(&shared, &headers)?;
+    let limit = query.limit.unwrap_or(10);
+    if !(1..=100).contains(&limit) {
+        return Err(ApiError::invalid(
+            "parameter_invalid_integer",
+            "limit",
+            "limit is 1 to 100",
+        ));
+    }
+    let payment = query.payment_intent.as_deref().or(query.charge.as_deref());
+    let books = shared.books();
+    let (page, has_more) = books.list(payment, query.starting_after.as_deref(), limit)?;
+    let data: Vec<Value> = page.into_iter().map(LedgerEntry::object).collect();
+    Ok(Json(
+        json!({"object": "list", "url": "/v1/refunds", "has_more": has_more, "data": data}),
+    ))
+}
+
+async fn retrieve(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    authorize(&shared, &headers)?;
+    let books = shared.books();
+    let refund = books
+        .refund(&id)
+        .ok_or_else(|| ApiError::missing("refund", &id))?;
+    Ok(Json(refund.object()))
+}
+
+fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let token = given.and_then(|value| value.strip_prefix("Bearer "));
+    if token == Some(shared.secret_key.expose_secret()) {
+        Ok(())
+    } else {
+        Err(ApiError::unauthorized())
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("Idempotency-Key") else {
+        return Ok(None);
+    };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| !key.is_empty() && key.len() <= 255);
+    let fault = || {
+        ApiError::invalid(
+            "idempotency_key_invalid",
+            "",
+            "Idempotency keys have 1 to 255 characters.",
+        )
+    };
+    Ok(Some(key.ok_or_else(fault)?.to_owned()))
+}
+
+/// Holds the connection until the caller gives up, or the sandbox stops.
+async fn never(shared: &Shared) -> Response {
+    tokio::select! {
+        () = pending() => {}
+        () = shared.stop.cancelled() => {}
+    }
+    cut()
+}
+
+/// Promises an answer and breaks the connection instead.
+fn cut() -> Response {
+    let broken: io::Result<Bytes> = Err(io::ErrorKind::ConnectionReset.into());
+    Body::from_stream(stream::iter([broken])).into_response()
+}
