@@ -42,10 +42,7 @@ pub fn ppm(amount: i64, rate_ppm: i64) -> Result<i64, MoneyError> {
 /// No weights give no parts. Weights below zero count as 0.
 #[must_use]
 pub fn largest_remainder(total: i64, weights: &[i64]) -> Vec<i64> {
-    let mut weights: Vec<i128> = weights
-        .iter()
-        .map(|&weight| i128::from(weight.max(0)))
-        .collect();
+    let mut weights: Vec<i128> = weights.iter().map(|&weight| i128::from(weight.max(0))).collect();
     let mut sum: i128 = weights.iter().sum();
     if sum == 0 {
         weights.fill(1);
@@ -55,10 +52,7 @@ pub fn largest_remainder(total: i64, weights: &[i64]) -> Vec<i64> {
         return Vec::new();
     }
     let magnitude = i128::from(total).abs();
-    let mut parts: Vec<i128> = weights
-        .iter()
-        .map(|weight| magnitude * weight / sum)
-        .collect();
+    let mut parts: Vec<i128> = weights.iter().map(|weight| magnitude * weight / sum).collect();
     let left_over = magnitude - parts.iter().sum::<i128>();
 
     let mut order: Vec<usize> = (0..weights.len()).collect();

@@ -72,22 +72,14 @@ impl Violations {
     }
 
     /// The value of a result, or `None` with its error noted against a field.
-    pub fn value<T, E: fmt::Display>(
-        &mut self,
-        field: impl AsRef<str>,
-        result: Result<T, E>,
-    ) -> Option<T> {
-        result
-            .map_err(|error| self.push(field, error.to_string()))
-            .ok()
+    pub fn value<T, E: fmt::Display>(&mut self, field: impl AsRef<str>, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.push(field, error.to_string())).ok()
     }
 
     /// Takes over the faults of a part that was checked by itself.
     pub fn absorb(&mut self, field: impl AsRef<str>, part: Self) {
         for violation in part.found {
-            self.nested(field.as_ref(), |v| {
-                v.push(violation.field, violation.description)
-            });
+            self.nested(field.as_ref(), |v| v.push(violation.field, violation.description));
         }
     }
 

@@ -30,9 +30,7 @@ pub(crate) const TABLE: &[(&str, u8)] = &[
 
 /// The place of a code in the table.
 pub(crate) fn find(code: &str) -> Option<u8> {
-    let index = TABLE
-        .binary_search_by(|(known, _)| (*known).cmp(code))
-        .ok()?;
+    let index = TABLE.binary_search_by(|(known, _)| (*known).cmp(code)).ok()?;
     u8::try_from(index).ok()
 }
 
@@ -69,18 +67,12 @@ mod tests {
 
     #[test]
     fn exponents_other_than_two_are_those_of_the_standard() {
-        let of = |wanted: u8| -> Vec<&str> {
-            TABLE
-                .iter()
-                .filter(|c| c.1 == wanted)
-                .map(|c| c.0)
-                .collect()
-        };
+        let of = |wanted: u8| -> Vec<&str> { TABLE.iter().filter(|c| c.1 == wanted).map(|c| c.0).collect() };
         assert_eq!(
             of(0),
             [
-                "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI",
-                "VND", "VUV", "XAF", "XOF", "XPF"
+                "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND",
+                "VUV", "XAF", "XOF", "XPF"
             ]
         );
         assert_eq!(of(3), ["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"]);

@@ -32,9 +32,7 @@ impl Currency {
     pub fn parse(code: &str) -> Result<Self, MoneyError> {
         currency::find(code)
             .map(Self)
-            .ok_or_else(|| MoneyError::UnknownCurrency {
-                code: excerpt(code),
-            })
+            .ok_or_else(|| MoneyError::UnknownCurrency { code: excerpt(code) })
     }
 
     /// The alphabetic code, such as `"EUR"`.
@@ -180,20 +178,13 @@ impl Money {
     ///
     /// # Errors
     /// When a currency differs or the sum overflows.
-    pub fn sum(
-        currency: Currency,
-        amounts: impl IntoIterator<Item = Self>,
-    ) -> Result<Self, MoneyError> {
+    pub fn sum(currency: Currency, amounts: impl IntoIterator<Item = Self>) -> Result<Self, MoneyError> {
         amounts
             .into_iter()
             .try_fold(Self::zero(currency), Self::checked_add)
     }
 
-    fn combine(
-        self,
-        other: Self,
-        operation: fn(i64, i64) -> Option<i64>,
-    ) -> Result<Self, MoneyError> {
+    fn combine(self, other: Self, operation: fn(i64, i64) -> Option<i64>) -> Result<Self, MoneyError> {
         if self.currency != other.currency {
             return Err(MoneyError::CurrencyMismatch {
                 left: self.currency,
@@ -213,23 +204,14 @@ impl Money {
     /// # Errors
     /// When the text is not such a number, is finer than the minor unit, or overflows.
     pub fn parse_decimal(text: &str, currency: Currency) -> Result<Self, MoneyError> {
-        let malformed = || MoneyError::Malformed {
-            text: excerpt(text),
-        };
-        let (negative, digits) = text
-            .strip_prefix('-')
-            .map_or((false, text), |rest| (true, rest));
+        let malformed = || MoneyError::Malformed { text: excerpt(text) };
+        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (whole, fraction) = match digits.split_once('.') {
             Some((_, "")) => return Err(malformed()),
             Some(parts) => parts,
             None => (digits, ""),
         };
-        if whole.is_empty()
-            || !whole
-                .bytes()
-                .chain(fraction.bytes())
-                .all(|b| b.is_ascii_digit())
-        {
+        if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
             return Err(malformed());
         }
         let exponent = currency.exponent() as usize;
@@ -247,8 +229,7 @@ impl Money {
             .chain(padding)
             .try_fold(0_i64, |sum, digit| {
                 // Signed from the first digit on, so that the smallest amount can be read too.
-                sum.checked_mul(10)?
-                    .checked_add(sign * i64::from(digit - b'0'))
+                sum.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0'))
             });
         Ok(Self::new(currency, minor.ok_or(MoneyError::Overflow)?))
     }
@@ -258,11 +239,7 @@ impl Money {
     pub fn to_decimal(self) -> String {
         let exponent = self.currency.exponent() as usize;
         let sign = if self.minor < 0 { "-" } else { "" };
-        let digits = format!(
-            "{:0width$}",
-            self.minor.unsigned_abs(),
-            width = exponent + 1
-        );
+        let digits = format!("{:0width$}", self.minor.unsigned_abs(), width = exponent + 1);
         let (whole, fraction) = digits.split_at(digits.len() - exponent);
         if fraction.is_empty() {
             format!("{sign}{whole}")
@@ -332,23 +309,17 @@ mod tests {
             assert_eq!(money.to_decimal(), printed);
         }
         assert_eq!(Money::new(Currency::EUR, 1234).to_string(), "12.34 EUR");
-        assert_eq!(
-            format!("{:>12}", Money::new(Currency::JPY, 7)),
-            "       7 JPY"
-        );
+        assert_eq!(format!("{:>12}", Money::new(Currency::JPY, 7)), "       7 JPY");
     }
 
     #[test]
     fn anything_but_a_plain_decimal_is_refused() {
         for text in [
-            "", "-", ".", "1.", ".5", "+1", "1,50", "1 ", " 1", "1e3", "--1", "1.2.3", "0x1", "١",
-            "1_000", "NaN", "∞",
+            "", "-", ".", "1.", ".5", "+1", "1,50", "1 ", " 1", "1e3", "--1", "1.2.3", "0x1", "١", "1_000",
+            "NaN", "∞",
         ] {
             let error = Money::parse_decimal(text, Currency::EUR).expect_err(text);
-            assert!(
-                matches!(error, MoneyError::Malformed { .. }),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, MoneyError::Malformed { .. }), "{text}: {error}");
         }
         for (text, currency) in [
             ("1.234", Currency::EUR),
@@ -356,10 +327,7 @@ mod tests {
             ("1.0", Currency::JPY),
         ] {
             let error = Money::parse_decimal(text, currency).expect_err(text);
-            assert!(
-                matches!(error, MoneyError::TooFine { .. }),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, MoneyError::TooFine { .. }), "{text}: {error}");
         }
         for text in [
             "92233720368547758.08",
@@ -414,10 +382,7 @@ mod tests {
 
     #[test]
     fn sums_start_from_zero() {
-        assert_eq!(
-            Money::sum(Currency::EUR, []),
-            Ok(Money::zero(Currency::EUR))
-        );
+        assert_eq!(Money::sum(Currency::EUR, []), Ok(Money::zero(Currency::EUR)));
         let three = [1, 2, -4].map(|minor| Money::new(Currency::EUR, minor));
         assert_eq!(
             Money::sum(Currency::EUR, three),

@@ -38,7 +38,7 @@ impl PageToken {
     /// A token for the page after the row with the given sort key.
     ///
     /// `filter_fingerprint` names the list, its filter and its order, such as the output of
-    /// [`hash::fingerprint`](crate::hash::fingerprint).
+    /// [`hash::fingerprint`].
     #[must_use]
     pub fn encode(filter_fingerprint: &str, key: &[String]) -> String {
         let mut bytes = vec![VERSION];
@@ -73,9 +73,7 @@ impl PageToken {
         while !rest.is_empty() {
             let (length, tail) = rest.split_first_chunk().ok_or(PageTokenError::Malformed)?;
             let length = u32::from_be_bytes(*length) as usize;
-            let (part, tail) = tail
-                .split_at_checked(length)
-                .ok_or(PageTokenError::Malformed)?;
+            let (part, tail) = tail.split_at_checked(length).ok_or(PageTokenError::Malformed)?;
             key.push(
                 std::str::from_utf8(part)
                     .map_err(|_| PageTokenError::Malformed)?

@@ -36,11 +36,7 @@ mod tests {
             ("f81d4fae-7dec-11d0-a765-00a0c91e6bf6", 25),
         ];
         for (key, expected) in cases {
-            assert_eq!(
-                partition_of(key.parse().expect("a UUID")),
-                expected,
-                "{key}"
-            );
+            assert_eq!(partition_of(key.parse().expect("a UUID")), expected, "{key}");
         }
     }
 

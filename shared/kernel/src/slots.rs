@@ -83,9 +83,7 @@ pub enum SlotError {
     #[error("net and taxes together overflow 64 bits of minor units")]
     Overflow,
     /// The line has no such units.
-    #[error(
-        "units {start}..{end} are not units of a line of {quantity}: units are numbered from 0"
-    )]
+    #[error("units {start}..{end} are not units of a line of {quantity}: units are numbered from 0")]
     NoSuchUnits {
         /// First unit asked for.
         start: u32,
@@ -117,12 +115,7 @@ impl LineCut {
     ///
     /// # Errors
     /// When there are no units, an amount is negative, or the gross overflows.
-    pub fn new(
-        net: i64,
-        taxes: Vec<i64>,
-        quantity: u32,
-        inclusive: bool,
-    ) -> Result<Self, SlotError> {
+    pub fn new(net: i64, taxes: Vec<i64>, quantity: u32, inclusive: bool) -> Result<Self, SlotError> {
         if quantity == 0 {
             return Err(SlotError::NoUnits);
         }
@@ -259,6 +252,5 @@ impl LineCut {
 /// `R(total * part / whole)`, for `part` of 0 to `whole`.
 fn share(total: i64, part: i64, whole: i64) -> i64 {
     let exact = i128::from(total) * i128::from(part);
-    i64::try_from(round_half_up_div(exact, i128::from(whole)))
-        .expect("a share is no larger than the total")
+    i64::try_from(round_half_up_div(exact, i128::from(whole))).expect("a share is no larger than the total")
 }

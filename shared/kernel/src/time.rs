@@ -29,6 +29,7 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is where the time is read")]
     fn now(&self) -> DateTime<Utc> {
         whole_microseconds(Utc::now())
     }
@@ -72,8 +73,7 @@ impl Clock for FakeClock {
 
 fn whole_microseconds(time: DateTime<Utc>) -> DateTime<Utc> {
     // Fails only outside the years 1677 to 2262; there the time is kept as it is.
-    time.duration_trunc(TimeDelta::microseconds(1))
-        .unwrap_or(time)
+    time.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(time)
 }
 
 #[cfg(test)]

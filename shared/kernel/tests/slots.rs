@@ -147,8 +147,7 @@ fn the_largest_line_does_not_overflow() {
     for inclusive in [false, true] {
         let line = LineCut::new(i64::MAX - 7, vec![3, 4], u32::MAX, inclusive).expect("it fits");
         let middle = u32::MAX / 2;
-        let halves =
-            [line.sum(0..middle), line.sum(middle..u32::MAX)].map(|half| half.expect("a range"));
+        let halves = [line.sum(0..middle), line.sum(middle..u32::MAX)].map(|half| half.expect("a range"));
         assert_eq!(total(&halves, 2), line.whole());
         assert!(line.slot(u32::MAX - 1).is_ok());
         assert!(line.slot(u32::MAX).is_err());
@@ -199,10 +198,7 @@ fn units_that_are_not_there_are_refused() {
             quantity: 3
         })
     );
-    assert_eq!(
-        line.sum_of(&[2, 0, 2]),
-        Err(SlotError::Repeated { unit: 2 })
-    );
+    assert_eq!(line.sum_of(&[2, 0, 2]), Err(SlotError::Repeated { unit: 2 }));
     assert_eq!(
         line.sum_of(&[]),
         Ok(Slot {
@@ -230,10 +226,7 @@ fn any_sequence() -> impl Strategy<Value = (LineCut, Vec<Vec<u32>>)> {
                 if breaks_here {
                     refunds.push(Vec::new());
                 }
-                refunds
-                    .last_mut()
-                    .expect("there is at least one")
-                    .push(unit);
+                refunds.last_mut().expect("there is at least one").push(unit);
             }
             (line, refunds)
         })

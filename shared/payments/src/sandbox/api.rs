@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::answer::{Answer, ApiError};
-use super::books::{Admission, LedgerEntry, RefundParams, Status};
+use super::books::{Admission, LedgerEntry, Status};
 use super::fault::Fault;
+use super::params::RefundParams;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()

@@ -24,6 +24,7 @@ mod answer;
 mod api;
 mod books;
 mod fault;
+mod params;
 mod webhooks;
 
 use std::net::{Ipv4Addr, SocketAddr};
