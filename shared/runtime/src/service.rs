@@ -118,8 +118,8 @@ impl Validate for DatabaseConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NatsConfig {
-    /// Address, `nats://host:port`, several separated by commas. Default `nats://127.0.0.1:4222`.
-    pub url: String,
+    /// Address, `nats://user:password@host:port`, several separated by commas. Default `nats://127.0.0.1:4222`.
+    pub url: Secret,
     /// The text of a NATS credentials file; none when not set.
     pub credentials: Secret,
 }
@@ -127,7 +127,7 @@ pub struct NatsConfig {
 impl Default for NatsConfig {
     fn default() -> Self {
         NatsConfig {
-            url: "nats://127.0.0.1:4222".to_owned(),
+            url: Secret::from_value("nats://127.0.0.1:4222"),
             credentials: Secret::default(),
         }
     }
@@ -135,8 +135,8 @@ impl Default for NatsConfig {
 
 impl Validate for NatsConfig {
     fn validate(&self, violations: &mut Violations) {
-        if self.url.trim().is_empty() {
-            violations.push("nats.url", "is empty; write nats://host:port");
+        if !self.url.is_set() {
+            violations.push("nats.url", "is not set; write nats://host:port");
         }
     }
 }

@@ -17,7 +17,7 @@ pub fn common_config(db_url: &str, nats_url: &str, auth: &Auth, peers: &[(&str, 
             ..DatabaseConfig::default()
         },
         nats: NatsConfig {
-            url: nats_url.to_owned(),
+            url: nats_url.into(),
             ..NatsConfig::default()
         },
         auth: auth.config(),
