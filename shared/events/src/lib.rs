@@ -1,1 +1,52 @@
-//! The backbone: event log, relay, envelope, fold.
+//! The backbone of Waybill: event log, relay, envelope, fold.
+//!
+//! The log is in Postgres and is the truth; NATS JetStream is the fast way. Losing all of NATS loses nothing: a consumer
+//! catches up from the log and lives from the stream, and nothing here depends on what NATS remembers.
+//!
+//! The tour, in the order an event travels:
+//!
+//! - A use case makes a [`NewEvent`] and appends it with [`Log::append`] in the transaction of its state.
+//! - [`Position`] says where it stands; readers see only what is settled, so nothing can appear behind them.
+//! - The relay ([`RelayOptions`]) publishes it in the [`envelope`]; the stream lets only one relay publish.
+//! - A [`Fold`] takes it: the pure rule of [`cursor`] decides whether it is next, the one of [`gate`] whether it waits,
+//!   and cursor row and effects are one transaction. Gaps are read from the producer's log, through the `EventLogService`
+//!   that [`Backbone::grpc`] serves.
+//! - [`identity_check`] notices that a database is no longer the one whose events others have read; [`Status`] shows
+//!   whatever needs a person.
+//!
+//! [`Backbone`] puts it together for a service. It holds no business rule and knows no service. `README.md` numbers the
+//! invariants.
+
+mod backbone;
+pub mod cursor;
+pub mod envelope;
+mod error;
+mod event;
+mod fold;
+pub mod gate;
+mod grpc;
+mod identity;
+mod log;
+mod metrics;
+mod nats;
+mod position;
+mod reader;
+mod relay;
+mod status;
+mod store;
+
+pub use backbone::{Backbone, BackboneError, Peers, resume_consumer, stop_consumer};
+pub use error::FoldError;
+pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};
+pub use fold::{Fold, FoldOptions, Projection, Reaction};
+pub use grpc::EventLogApi;
+pub use identity::identity_check;
+pub use log::Log;
+pub use nats::NatsError;
+pub use position::{Position, PositionError};
+pub use relay::RelayOptions;
+pub use status::{Condition, Status};
+
+/// The tables of the backbone, versions 1001 to 2000. To be handed to `waybill_store::migrate` by every service that has
+/// a log or follows one.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");

@@ -1,0 +1,261 @@
+//! The backbone of one service, put together: log, relay, consumers, and the reading side for others.
+//!
+//! ```no_run
+//! # use waybill_events::{Backbone, Fold, Peers};
+//! # async fn wire<F: Fold>(db: waybill_store::Db, config: waybill_runtime::service::CommonConfig, peers: Peers, fold: F,
+//! #     tasks: &waybill_runtime::tasks::TaskGroup) -> Result<(), waybill_events::BackboneError> {
+//! let backbone = Backbone::new(&db, &config.nats, peers).relay().fold(fold);
+//! let log = backbone.log();          // for use cases: log.append(tx, &[event])
+//! let reading = backbone.grpc();     // for the server: EventLogServiceServer
+//! let status = backbone.status();    // for health
+//! backbone.spawn(tasks).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! It starts without NATS and without its peers; what needs them waits and says so in the [`Status`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use waybill_kernel::time::{Shared as Clock, SystemClock};
+use waybill_proto::waybill::events::v1::event_log_service_server::EventLogServiceServer;
+use waybill_rpc::client::Channel;
+use waybill_runtime::service::NatsConfig;
+use waybill_runtime::tasks::TaskGroup;
+use waybill_store::Db;
+use waybill_store::error::StoreError;
+
+use crate::fold::{Fold, FoldOptions, Lane, LaneParts};
+use crate::grpc::EventLogApi;
+use crate::log::Log;
+use crate::nats::{Nats, NatsError};
+use crate::reader::{OwnLog, SourceLog};
+use crate::relay::{Relay, RelayOptions};
+use crate::status::Status;
+use crate::store;
+
+/// Channels to the services whose logs are followed, by name.
+pub type Peers = BTreeMap<String, Channel>;
+
+/// Why the backbone could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BackboneError {
+    /// NATS cannot be used as it is configured.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// A consumer follows a log that nobody knows the way to.
+    #[error("consumer {consumer} follows the log of {source_name}: give peers.{source_name}, its address")]
+    NoPeer {
+        /// The consumer.
+        consumer: &'static str,
+        /// The service whose address is missing.
+        source_name: &'static str,
+    },
+    /// A setting makes no sense.
+    #[error("consumer {consumer}: lanes is {lanes}; give 1 to 64")]
+    Lanes {
+        /// The consumer.
+        consumer: &'static str,
+        /// The setting.
+        lanes: u16,
+    },
+}
+
+type Start = Box<dyn FnOnce(&Wiring, &TaskGroup) -> Result<(), BackboneError> + Send>;
+
+/// What the parts are made from.
+struct Wiring {
+    db: Db,
+    log: Log,
+    peers: Peers,
+    status: Status,
+    clock: Clock,
+    nats: Nats,
+}
+
+/// The backbone of one service.
+#[must_use = "nothing runs before `spawn`"]
+pub struct Backbone {
+    db: Db,
+    log: Log,
+    nats: NatsConfig,
+    peers: Peers,
+    status: Status,
+    clock: Clock,
+    starts: Vec<Start>,
+}
+
+impl std::fmt::Debug for Backbone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backbone")
+            .field("service", self.log.source())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backbone {
+    /// A backbone over the schema of `db`, whose name is the service's. `peers` are the services whose logs its
+    /// consumers follow.
+    pub fn new(db: &Db, nats: &NatsConfig, peers: Peers) -> Backbone {
+        let log = Log::open(db);
+        Backbone {
+            status: Status::new(Arc::clone(log.source())),
+            db: db.clone(),
+            log,
+            nats: nats.clone(),
+            peers,
+            clock: SystemClock::shared(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// Runs a relay: publishes the log to the stream. Every service that appends needs one.
+    pub fn relay(self) -> Self {
+        self.relay_with(RelayOptions::default())
+    }
+
+    /// Runs a relay with other settings than the defaults.
+    pub fn relay_with(mut self, options: RelayOptions) -> Self {
+        self.starts.push(Box::new(move |wiring, tasks| {
+            let part = wiring.status.part("relay");
+            let relay = Relay::new(
+                wiring.log.clone(),
+                wiring.nats.clone(),
+                options,
+                part,
+                Arc::clone(&wiring.clock),
+            );
+            tasks.spawn("relay", relay.run(tasks.token()));
+            Ok(())
+        }));
+        self
+    }
+
+    /// Runs a consumer.
+    pub fn fold<F: Fold>(self, fold: F) -> Self {
+        self.fold_with(fold, FoldOptions::default())
+    }
+
+    /// Runs a consumer with other settings than the defaults.
+    pub fn fold_with<F: Fold>(mut self, fold: F, options: FoldOptions) -> Self {
+        self.starts.push(Box::new(move |wiring, tasks| {
+            if options.lanes == 0 || options.lanes > waybill_kernel::partition::PARTITIONS {
+                return Err(BackboneError::Lanes {
+                    consumer: F::NAME,
+                    lanes: options.lanes,
+                });
+            }
+            let fold = Arc::new(fold);
+            let logs = wiring.logs::<F>(fold.sources())?;
+            for index in 0..options.lanes {
+                let lane = Lane::new(LaneParts {
+                    db: wiring.db.clone(),
+                    log: wiring.log.clone(),
+                    fold: Arc::clone(&fold),
+                    logs: logs.clone(),
+                    nats: wiring.nats.clone(),
+                    options: options.clone(),
+                    status: wiring.status.clone(),
+                    clock: Arc::clone(&wiring.clock),
+                    index,
+                });
+                tasks.spawn(format!("fold {}/{index}", F::NAME), lane.run(tasks.token()));
+            }
+            Ok(())
+        }));
+        self
+    }
+
+    /// Uses another clock than the machine's, for the figures.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The log, to append to.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// The reading side of the log, to be added to the service's gRPC server.
+    #[must_use]
+    pub fn grpc(&self) -> EventLogServiceServer<EventLogApi> {
+        EventLogServiceServer::new(EventLogApi::new(OwnLog::new(&self.db, self.log.source())))
+    }
+
+    /// How the parts are, from now on.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Starts everything in `tasks`; it stops with the group. Neither NATS nor a peer need be there yet.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is wrong.
+    pub async fn spawn(self, tasks: &TaskGroup) -> Result<(), BackboneError> {
+        if self.starts.is_empty() {
+            return Ok(());
+        }
+        let nats = Nats::connect(&self.nats, &format!("waybill-{}", self.log.source())).await?;
+        let wiring = Wiring {
+            db: self.db,
+            log: self.log,
+            peers: self.peers,
+            status: self.status,
+            clock: self.clock,
+            nats,
+        };
+        self.starts
+            .into_iter()
+            .try_for_each(|start| start(&wiring, tasks))
+    }
+}
+
+impl Wiring {
+    fn logs<F: Fold>(
+        &self,
+        sources: &'static [&'static str],
+    ) -> Result<Vec<(Arc<str>, SourceLog)>, BackboneError> {
+        sources
+            .iter()
+            .map(|&name| {
+                let source: Arc<str> = Arc::from(name);
+                let log = if source == *self.log.source() {
+                    SourceLog::Own(OwnLog::new(&self.db, &source))
+                } else {
+                    let channel = self.peers.get(name).ok_or(BackboneError::NoPeer {
+                        consumer: F::NAME,
+                        source_name: name,
+                    })?;
+                    SourceLog::Peer {
+                        source: Arc::clone(&source),
+                        channel: channel.clone(),
+                    }
+                };
+                Ok((source, log))
+            })
+            .collect()
+    }
+}
+
+/// Stops a consumer in all processes, until it is resumed.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn stop_consumer(db: &Db, consumer: &str, reason: &str) -> Result<(), StoreError> {
+    store::fold::stop(db.pool(), consumer, reason).await
+}
+
+/// Lets a stopped consumer run again; its owners notice within a third of their lease. False when it was not stopped.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn resume_consumer(db: &Db, consumer: &str) -> Result<bool, StoreError> {
+    store::fold::resume(db.pool(), consumer).await
+}

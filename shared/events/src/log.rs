@@ -1,0 +1,131 @@
+//! The writing side of the event log: append in the transaction of the state, raise the generation after a fork.
+//!
+//! Nothing here publishes. The relay is woken once the transaction is committed: through a bell when it runs in this
+//! process, by NOTIFY when it does not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+use waybill_store::error::StoreError;
+use waybill_store::{Db, Tx};
+
+use crate::event::{MAX_PAYLOAD_BYTES, NewEvent};
+use crate::store;
+
+/// The bell's name; see [`Db::bell`].
+const BELL: &str = "event_log";
+
+/// An event is too large for the log.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a {type_name} of {bytes} bytes is larger than the {MAX_PAYLOAD_BYTES} bytes that an event may have; put ids into events, not contents"
+)]
+struct TooLarge {
+    type_name: String,
+    bytes: usize,
+}
+
+/// The event log of this service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    source: Arc<str>,
+    bell: Arc<Notify>,
+    /// NOTIFY channel.
+    channel: String,
+    /// Whether the relay that publishes runs in this process. NOTIFY takes a lock of the whole database at commit, so it
+    /// is only used when it is needed.
+    relay_is_here: AtomicBool,
+}
+
+impl Log {
+    /// The log in the schema of `db`, whose name is the service's.
+    #[must_use]
+    pub fn open(db: &Db) -> Log {
+        Log {
+            inner: Arc::new(Inner {
+                source: Arc::from(db.schema()),
+                bell: db.bell(BELL),
+                channel: format!("waybill_log_{}", db.schema()),
+                relay_is_here: AtomicBool::new(false),
+                db: db.clone(),
+            }),
+        }
+    }
+
+    /// Appends events, in this order, in the transaction that changes the state they tell of: one statement.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`] when the log's identity changed, so that nothing of the transaction may be committed.
+    pub async fn append(&self, tx: &mut Tx, events: &[NewEvent]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        if let Some(event) = events
+            .iter()
+            .find(|event| event.payload.len() > MAX_PAYLOAD_BYTES)
+        {
+            return Err(StoreError::other(TooLarge {
+                type_name: event.type_name.clone(),
+                bytes: event.payload.len(),
+            }));
+        }
+        let elsewhere = !self.inner.relay_is_here.load(Ordering::Relaxed);
+        let channel = elsewhere.then_some(self.inner.channel.as_str());
+        let written = store::log::append(tx.conn(), events, channel).await?;
+        if written == 0 {
+            return Err(StoreError::Fenced);
+        }
+        tx.after_commit(Arc::clone(&self.inner.bell));
+        Ok(())
+    }
+
+    /// Raises the generation above the log's own and `above`, takes on the identity that the server has now, and lets
+    /// the log be written again. `above` is the highest generation that the stream and the known consumers have seen.
+    /// Returns the new generation.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Retry`] when writers of the old generation do not end in time.
+    pub async fn raise_generation(&self, above: i64) -> Result<i64, StoreError> {
+        let mut tx = self.inner.db.begin().await?;
+        let generation = store::identity::raise(tx.conn(), above).await?;
+        tx.commit().await?;
+        tracing::warn!(
+            source = &*self.inner.source,
+            generation,
+            "the generation of the event log was raised"
+        );
+        self.inner.bell.notify_one();
+        Ok(generation)
+    }
+
+    /// The service whose log it is.
+    #[must_use]
+    pub fn source(&self) -> &Arc<str> {
+        &self.inner.source
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    pub(crate) fn bell(&self) -> &Arc<Notify> {
+        &self.inner.bell
+    }
+
+    pub(crate) fn channel(&self) -> &str {
+        &self.inner.channel
+    }
+
+    pub(crate) fn set_relay_is_here(&self, here: bool) {
+        self.inner.relay_is_here.store(here, Ordering::Relaxed);
+    }
+}

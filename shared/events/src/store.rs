@@ -1,0 +1,7 @@
+//! All SQL of the backbone: the log and its identity, and what a consumer remembers.
+//!
+//! Text and types only. What the answers mean is decided elsewhere.
+
+pub(crate) mod fold;
+pub(crate) mod identity;
+pub(crate) mod log;
