@@ -286,6 +286,8 @@ fn settings(port: u16, durable: bool) -> String {
          password_encryption = 'scram-sha-256'\n\
          max_connections = 300\n\
          shared_buffers = 128MB\n\
+         # In the data folder, so that nothing of a killed server stays in /dev/shm.\n\
+         dynamic_shared_memory_type = 'mmap'\n\
          # The log's watermark is server-wide: a prepared transaction left behind would hold it for ever.\n\
          max_prepared_transactions = 0\n\
          timezone = 'UTC'\n\
@@ -293,6 +295,7 @@ fn settings(port: u16, durable: bool) -> String {
          # Statements may carry personal data; they stay out of the log.\n\
          log_min_error_statement = 'panic'\n\
          log_min_messages = 'warning'\n\
+         log_error_verbosity = 'terse'\n\
          {durability}"
     )
 }
