@@ -69,6 +69,14 @@ impl NewEvent {
         self
     }
 
+    /// Makes the event part of the trace of a span that is not the current one: a transaction may carry out the requests
+    /// of several callers. `None` leaves it to the current span.
+    #[must_use]
+    pub fn traced(mut self, traceparent: Option<String>) -> NewEvent {
+        self.cause = traceparent;
+        self
+    }
+
     /// The id the event will have.
     #[must_use]
     pub fn id(&self) -> EventId {

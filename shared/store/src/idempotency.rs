@@ -175,6 +175,30 @@ pub async fn record(conn: &mut PgConnection, answers: &[(&RequestKey, String)]) 
     Ok(())
 }
 
+/// Gives back keys that were claimed as [`Claim::New`] in this transaction and whose requests were refused: only successes
+/// are kept. Needed where a transaction commits although one of its requests was refused.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn release(conn: &mut PgConnection, keys: &[&RequestKey]) -> Result<(), StoreError> {
+    let columns = Columns::of(keys.iter().copied());
+    sqlx::query(
+        "DELETE FROM idempotency USING UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[])
+              AS k (merchant_id, caller, rpc, request_id)
+         WHERE idempotency.merchant_id = k.merchant_id AND idempotency.caller = k.caller
+           AND idempotency.rpc = k.rpc AND idempotency.request_id = k.request_id
+           AND idempotency.response IS NULL",
+    )
+    .bind(&columns.merchants)
+    .bind(&columns.callers)
+    .bind(&columns.rpcs)
+    .bind(&columns.request_ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Forgets up to `limit` keys older than `age`, oldest first; returns how many. Call it until it returns less than
 /// `limit`: each call is a short transaction.
 ///
