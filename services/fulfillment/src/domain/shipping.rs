@@ -6,6 +6,7 @@
 
 use waybill_kernel::id::{LineId, LocationId};
 
+use super::shipment::Parcel;
 use super::stock::Sku;
 
 /// Units of a line that are reserved at a location.
@@ -30,17 +31,6 @@ pub struct Request {
     pub location: Option<LocationId>,
     /// Units per line, each line once; everything that is reserved at the location when empty.
     pub lines: Vec<(LineId, i64)>,
-}
-
-/// Units of a line in a shipment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
-    /// The line.
-    pub line: LineId,
-    /// What is in it.
-    pub sku: Sku,
-    /// How many units; more than 0.
-    pub units: i64,
 }
 
 /// A shipment that can be made.

@@ -1,0 +1,79 @@
+//! Takes in what the order and refund services tell: orders, payments, cancellations, returned goods.
+//!
+//! A batch of events is first turned into [`Facts`], which are then written in two halves. [`Facts::project`] keeps the
+//! copy of the orders and may run again at any time; [`Facts::react`] moves stock and must run once per event.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_kernel::id::{LineId, MerchantId, OrderId};
+use waybill_store::StoreError;
+
+use super::allot::{self, Changes, Settled};
+use crate::domain::stock::Sku;
+use crate::store::projection::{self, PlacedOrder};
+use crate::store::stock;
+
+/// What a batch of events tells.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// New orders.
+    pub placed: Vec<PlacedOrder>,
+    /// What payment providers did: order, payment, kind.
+    pub payments: Vec<(OrderId, Uuid, String)>,
+    /// The newest version of each order that is told of.
+    pub versions: BTreeMap<OrderId, i64>,
+    /// Cancelled orders.
+    pub cancelled: BTreeSet<OrderId>,
+    /// Units that came back and are to be sold again.
+    pub returned: BTreeMap<(OrderId, LineId), i64>,
+}
+
+impl Facts {
+    /// Brings the copy of the orders up to date.
+    ///
+    /// # Errors
+    /// As the database answers.
+    pub async fn project(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
+        projection::place(conn, &self.placed).await?;
+        projection::pay(conn, &self.payments).await?;
+        projection::see_versions(conn, &self.versions).await
+    }
+
+    /// Reserves stock for new orders, lets go of what cancelled ones hold, puts returned goods back on the shelf.
+    ///
+    /// # Errors
+    /// As the database answers.
+    pub async fn react(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
+        if self.placed.is_empty() && self.cancelled.is_empty() && self.returned.is_empty() {
+            return Ok(Settled::default());
+        }
+        let skus = self.skus(conn).await?;
+        let locked = stock::lock_skus(conn, skus).await?;
+        let changes = Changes {
+            placed: &self.placed,
+            cancelled: self.cancelled.clone(),
+            returned: self.returned.clone(),
+        };
+        allot::settle(conn, &locked, &changes, now).await
+    }
+
+    /// Every sku that may have to move.
+    async fn skus(&self, conn: &mut PgConnection) -> Result<BTreeSet<(MerchantId, Sku)>, StoreError> {
+        let older: BTreeSet<OrderId> = self
+            .cancelled
+            .iter()
+            .copied()
+            .chain(self.returned.keys().map(|(order, _)| *order))
+            .collect();
+        let older: Vec<OrderId> = older.into_iter().collect();
+        let mut skus: BTreeSet<_> = projection::skus_of(conn, &older).await?.into_iter().collect();
+        for order in &self.placed {
+            let goods = order.lines.iter().filter(|line| !line.digital);
+            skus.extend(goods.map(|line| (order.merchant, line.sku.clone())));
+        }
+        Ok(skus)
+    }
+}

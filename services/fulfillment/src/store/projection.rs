@@ -1,0 +1,253 @@
+//! The projection of the order service's log: orders, their lines, their payments.
+//!
+//! Every write may be repeated, so that a rebuild, which runs through the log from its beginning, ends where it was.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_kernel::id::{LineId, MerchantId, OrderId, StoreId};
+use waybill_store::StoreError;
+
+use crate::domain::stock::Sku;
+
+/// An order as its event tells it.
+#[derive(Debug, Clone)]
+pub struct PlacedOrder {
+    /// The order.
+    pub order: OrderId,
+    /// Whose it is.
+    pub merchant: MerchantId,
+    /// Where it was placed.
+    pub store: StoreId,
+    /// When.
+    pub placed_at: DateTime<Utc>,
+    /// Its version after that.
+    pub version: i64,
+    /// Whether there is nothing to pay.
+    pub costs_nothing: bool,
+    /// Its lines, in their order.
+    pub lines: Vec<PlacedLine>,
+}
+
+/// A line of a placed order.
+#[derive(Debug, Clone)]
+pub struct PlacedLine {
+    /// The line.
+    pub line: LineId,
+    /// What was ordered.
+    pub sku: Sku,
+    /// How many units; more than 0.
+    pub units: i64,
+    /// Nothing is shipped.
+    pub digital: bool,
+}
+
+/// A line of a known order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownLine {
+    /// The line.
+    pub line: LineId,
+    /// What was ordered.
+    pub sku: Sku,
+    /// Nothing is shipped.
+    pub digital: bool,
+}
+
+/// What is known of an order besides its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownOrder {
+    /// The newest version that an event told of.
+    pub version: i64,
+    /// Whether it is paid or authorised, or costs nothing.
+    pub payment_cleared: bool,
+}
+
+/// Takes in placed orders.
+pub async fn place(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result<(), StoreError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let column = |of: fn(&PlacedOrder) -> Uuid| orders.iter().map(of).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO orders (order_id, merchant_id, store_id, placed_at, order_version, costs_nothing)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::boolean[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(column(|o| o.order.uuid()))
+    .bind(column(|o| o.merchant.uuid()))
+    .bind(column(|o| o.store.uuid()))
+    .bind(orders.iter().map(|o| o.placed_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.version).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.costs_nothing).collect::<Vec<_>>())
+    .execute(&mut *conn)
+    .await?;
+
+    let lines: Vec<(OrderId, i32, &PlacedLine)> = orders
+        .iter()
+        .flat_map(|order| {
+            (0_i32..)
+                .zip(&order.lines)
+                .map(|(line_no, line)| (order.order, line_no, line))
+        })
+        .collect();
+    sqlx::query(
+        "INSERT INTO order_lines (order_id, line_no, line_id, sku, units, digital)
+         SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::bigint[], $6::boolean[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(lines.iter().map(|(order, _, _)| order.uuid()).collect::<Vec<_>>())
+    .bind(lines.iter().map(|(_, line_no, _)| *line_no).collect::<Vec<_>>())
+    .bind(
+        lines
+            .iter()
+            .map(|(_, _, line)| line.line.uuid())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        lines
+            .iter()
+            .map(|(_, _, line)| line.sku.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(lines.iter().map(|(_, _, line)| line.units).collect::<Vec<_>>())
+    .bind(lines.iter().map(|(_, _, line)| line.digital).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes in payments: (order, payment, kind).
+pub async fn pay(conn: &mut PgConnection, payments: &[(OrderId, Uuid, String)]) -> Result<(), StoreError> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO order_payments (order_id, payment_id, kind)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[])
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(
+        payments
+            .iter()
+            .map(|(order, _, _)| order.uuid())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        payments
+            .iter()
+            .map(|(_, payment, _)| *payment)
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        payments
+            .iter()
+            .map(|(_, _, kind)| kind.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes in versions that events told of; an older one changes nothing.
+pub async fn see_versions(
+    conn: &mut PgConnection,
+    versions: &BTreeMap<OrderId, i64>,
+) -> Result<(), StoreError> {
+    if versions.is_empty() {
+        return Ok(());
+    }
+    let (orders, versions): (Vec<Uuid>, Vec<i64>) = versions
+        .iter()
+        .map(|(order, version)| (order.uuid(), *version))
+        .unzip();
+    sqlx::query(
+        "UPDATE orders o SET order_version = v.version
+         FROM UNNEST($1::uuid[], $2::bigint[]) AS v (order_id, version)
+         WHERE o.order_id = v.order_id AND o.order_version < v.version",
+    )
+    .bind(orders)
+    .bind(versions)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Which of the orders are known.
+pub async fn known(conn: &mut PgConnection, orders: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
+    let known: Vec<Uuid> = sqlx::query_scalar("SELECT order_id FROM orders WHERE order_id = ANY ($1)")
+        .bind(orders)
+        .fetch_all(conn)
+        .await?;
+    Ok(known.into_iter().collect())
+}
+
+const KNOWN_ORDER: &str = "SELECT o.order_version,
+            o.costs_nothing OR p.captures > 0 OR p.authorizations > p.voids
+     FROM orders o
+     CROSS JOIN LATERAL (
+         SELECT count(*) FILTER (WHERE kind = 'capture') AS captures,
+                count(*) FILTER (WHERE kind = 'authorization') AS authorizations,
+                count(*) FILTER (WHERE kind = 'void') AS voids
+         FROM order_payments WHERE order_id = o.order_id
+     ) p
+     WHERE o.order_id = $1 AND o.merchant_id = $2 AND o.store_id = $3";
+
+/// What is known of an order of the store.
+pub async fn order(
+    conn: &mut PgConnection,
+    merchant: MerchantId,
+    store: StoreId,
+    order: OrderId,
+) -> Result<Option<KnownOrder>, StoreError> {
+    let row: Option<(i64, bool)> = sqlx::query_as(KNOWN_ORDER)
+        .bind(order.uuid())
+        .bind(merchant.uuid())
+        .bind(store.uuid())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row.map(|(version, payment_cleared)| KnownOrder {
+        version,
+        payment_cleared,
+    }))
+}
+
+/// The lines of an order, in their order.
+pub async fn lines(conn: &mut PgConnection, order: OrderId) -> Result<Vec<KnownLine>, StoreError> {
+    let rows: Vec<(Uuid, String, bool)> =
+        sqlx::query_as("SELECT line_id, sku, digital FROM order_lines WHERE order_id = $1 ORDER BY line_no")
+            .bind(order.uuid())
+            .fetch_all(conn)
+            .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(line, sku, digital)| KnownLine {
+            line: line.into(),
+            sku: Sku::known(sku),
+            digital,
+        })
+        .collect())
+}
+
+/// The skus of orders that need stock, with the merchant they belong to.
+pub async fn skus_of(
+    conn: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<Vec<(MerchantId, Sku)>, StoreError> {
+    if orders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "SELECT DISTINCT o.merchant_id, l.sku FROM orders o JOIN order_lines l USING (order_id)
+         WHERE o.order_id = ANY ($1) AND NOT l.digital",
+    )
+    .bind(orders.iter().map(|order| order.uuid()).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(merchant, sku)| (merchant.into(), Sku::known(sku)))
+        .collect())
+}
