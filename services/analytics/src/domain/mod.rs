@@ -1,0 +1,4 @@
+//! What a figure means: rates, averages, periods. Pure.
+
+pub mod figures;
+pub mod period;

@@ -1,0 +1,108 @@
+//! The decision about one message, and what became of it.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+use waybill_kernel::id::{MerchantId, NotificationId, OrderId, StoreId};
+
+use super::stage::Stage;
+
+/// Where a notification stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for its time or its turn.
+    Scheduled,
+    /// Being handed over; it may have been sent.
+    Sending,
+    /// The mail server took it. Final.
+    Sent,
+    /// Not sent, for a reason. Final.
+    Suppressed,
+    /// Given up. Final.
+    Failed,
+}
+
+impl State {
+    /// The state's key in SQL.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Sending => "sending",
+            Self::Sent => "sent",
+            Self::Suppressed => "suppressed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The state with this key.
+    #[must_use]
+    pub fn from_key(key: &str) -> Option<Self> {
+        [
+            Self::Scheduled,
+            Self::Sending,
+            Self::Sent,
+            Self::Suppressed,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|state| state.key() == key)
+    }
+
+    /// True when nothing more will happen.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Sent | Self::Suppressed | Self::Failed)
+    }
+}
+
+/// A message that an event asks for.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Id it will have.
+    pub id: NotificationId,
+    /// The merchant.
+    pub merchant: MerchantId,
+    /// The store.
+    pub store: StoreId,
+    /// The order.
+    pub order: OrderId,
+    /// What is told.
+    pub stage: Stage,
+    /// What it is about.
+    pub subject: Uuid,
+    /// Not before this time.
+    pub scheduled_at: DateTime<Utc>,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+}
+
+/// A message and what became of it.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// Id.
+    pub id: NotificationId,
+    /// The merchant.
+    pub merchant: MerchantId,
+    /// The store.
+    pub store: StoreId,
+    /// The order.
+    pub order: OrderId,
+    /// What is told.
+    pub stage: Stage,
+    /// What it is about.
+    pub subject: Uuid,
+    /// Where it stands.
+    pub state: State,
+    /// Why it waits, was suppressed or failed.
+    pub reason: String,
+    /// Tries so far.
+    pub attempts: i32,
+    /// Message-ID; empty before the first try.
+    pub message_id: String,
+    /// Not before this time.
+    pub scheduled_at: DateTime<Utc>,
+    /// When it was taken.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+}
