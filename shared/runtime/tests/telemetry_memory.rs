@@ -2,7 +2,11 @@
 
 use opentelemetry::trace::SpanId;
 use opentelemetry_sdk::trace::SpanData;
-use tracing::{Instrument as _, info_span};
+use tracing::callsite::{Callsite, Identifier};
+use tracing::field::FieldSet;
+use tracing::metadata::Kind;
+use tracing::subscriber::Interest;
+use tracing::{Instrument as _, Metadata, info_span};
 use waybill_runtime::telemetry::{SERVICE_FIELD, current_traceparent, init_for_test, set_parent, trace_id};
 
 fn spans_of(trace: &str) -> Vec<SpanData> {
@@ -102,4 +106,37 @@ fn spans_of_libraries_are_left_out() {
     drop(ours);
     let spans = spans_of(&trace);
     assert_eq!(spans.len(), 1, "{spans:#?}");
+}
+
+/// What a library asks about without ever logging it, as `log::log_enabled!` does.
+struct Asked;
+
+static QUESTION: Metadata<'static> = Metadata::new(
+    "statement",
+    "sqlx::query",
+    tracing::Level::INFO,
+    None,
+    None,
+    None,
+    FieldSet::new(&[], Identifier(&Asked)),
+    Kind::EVENT,
+);
+
+impl Callsite for Asked {
+    fn set_interest(&self, _: Interest) {}
+
+    fn metadata(&self) -> &Metadata<'_> {
+        &QUESTION
+    }
+}
+
+#[test]
+fn a_question_of_a_library_costs_no_span() {
+    init_for_test();
+    // Twice, since the first pass through a callsite is never answered from memory.
+    for _ in 0..2 {
+        tracing::dispatcher::get_default(|subscriber| subscriber.enabled(&QUESTION));
+        let ours = info_span!("after the question");
+        assert!(trace_id(&ours).is_some());
+    }
 }

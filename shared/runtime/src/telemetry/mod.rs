@@ -28,7 +28,7 @@ use opentelemetry_sdk::trace::{
 };
 use serde::{Deserialize, Serialize};
 use tracing::Level;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, dynamic_filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -284,7 +284,11 @@ fn span_filter() -> impl tracing_subscriber::layer::Filter<Registry> + Send + Sy
         .with_default(Level::INFO)
         .with_targets(SILENT.map(|library| (library, LevelFilter::OFF)));
     // Events are in the logs; a span carries only those that say what went wrong.
-    ours.and(filter_fn(|metadata| {
+    //
+    // Dynamic although the answer never changes: a static one is asked once per callsite and then skipped, and a library
+    // that merely asks "would this be logged?" (sqlx does so after each statement) leaves its "no" behind for whatever
+    // comes next on the thread. Asked each time, our spans and log lines overwrite it.
+    ours.and(dynamic_filter_fn(|metadata, _| {
         metadata.is_span() || *metadata.level() <= Level::WARN
     }))
 }
