@@ -62,6 +62,18 @@ impl Default for DbOptions {
     }
 }
 
+impl DbOptions {
+    /// Adds a check for each new connection.
+    #[must_use]
+    pub fn on_connect<F>(mut self, check: F) -> Self
+    where
+        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<(), StoreError>> + Send + Sync + 'static,
+    {
+        self.on_connect.push(Arc::new(check));
+        self
+    }
+}
+
 /// Why a service could not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -148,8 +160,7 @@ impl Db {
     ) -> Result<Db, ConnectError> {
         let schema = Name::parse(schema)?;
         let url = config.url.read("database.url")?;
-        let connect = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|_| ConnectError::Url)?
+        let connect = parse_url(url.expose_secret())?
             // In the start-up packet: it costs no round trip and DISCARD ALL returns to it.
             .options([("search_path", schema.as_str())])
             .application_name(&format!("waybill-{schema}"))
@@ -285,6 +296,17 @@ async fn run_checks(checks: &[ConnectCheck], conn: &mut PgConnection) -> Result<
         check(conn).await?;
     }
     Ok(())
+}
+
+/// The driver itself takes any scheme.
+fn parse_url(url: &str) -> Result<PgConnectOptions, ConnectError> {
+    if !["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        return Err(ConnectError::Url);
+    }
+    PgConnectOptions::from_str(url).map_err(|_| ConnectError::Url)
 }
 
 /// What the server says about itself and the schema.

@@ -249,6 +249,7 @@ async fn work<H: JobHandler>(shared: Arc<Shared<H>>, job: Job) {
         "job",
         otel.name = format!("job {}", H::KIND),
         otel.kind = "consumer",
+        waybill.service = shared.db.schema(),
         job.kind = H::KIND,
         job.id = %job.id,
         job.attempt = job.attempt,
