@@ -74,3 +74,65 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+    use prost::encoding::encode_varint;
+    use waybill_proto::waybill::analytics::v1::{GetSummaryRequest, Period};
+
+    use super::*;
+
+    fn request() -> impl Strategy<Value = GetSummaryRequest> {
+        ("\\PC{0,40}", "\\PC{0,40}", "\\PC{0,20}").prop_map(|(merchant_id, store_id, time_zone)| {
+            GetSummaryRequest {
+                merchant_id,
+                store_id,
+                period: Some(Period {
+                    time_zone,
+                    ..Period::default()
+                }),
+            }
+        })
+    }
+
+    proptest! {
+        /// Messages joined end to end are one message in protobuf: its last fields count.
+        #[test]
+        fn it_reads_what_prost_reads(requests in prop::collection::vec(request(), 1..4), unknown in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut bytes = Vec::new();
+            for request in &requests {
+                encode_varint(200 << 3 | 2, &mut bytes);
+                encode_varint(unknown.len() as u64, &mut bytes);
+                bytes.extend_from_slice(&unknown);
+                bytes.extend(request.encode_to_vec());
+            }
+            let decoded = GetSummaryRequest::decode(&bytes[..]).expect("a valid message");
+            let named = tenant_fields(&bytes).expect("a valid message");
+            prop_assert_eq!(named.merchant, decoded.merchant_id.as_bytes());
+            prop_assert_eq!(named.store, decoded.store_id.as_bytes());
+        }
+
+        /// Whatever the bytes: no panic, and where both accept them, both see the same tenant.
+        #[test]
+        fn it_never_sees_another_tenant_than_prost(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let (Ok(named), Ok(decoded)) = (tenant_fields(&bytes), GetSummaryRequest::decode(&bytes[..])) {
+                prop_assert_eq!(named.merchant, decoded.merchant_id.as_bytes());
+                prop_assert_eq!(named.store, decoded.store_id.as_bytes());
+            }
+        }
+
+        /// The same for bytes that look more like a message.
+        #[test]
+        fn nor_in_a_message_with_bytes_changed(request in request(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = request.encode_to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            if let (Ok(named), Ok(decoded)) = (tenant_fields(&bytes), GetSummaryRequest::decode(&bytes[..])) {
+                prop_assert_eq!(named.merchant, decoded.merchant_id.as_bytes());
+                prop_assert_eq!(named.store, decoded.store_id.as_bytes());
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::transport::Endpoint;
+use tonic::transport::{ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, TimeoutExpired};
 use tower::Service;
 use tracing::{Instrument as _, Span};
@@ -47,7 +47,8 @@ struct Outgoing {
 
 /// A channel to the service at `url` for `caller` (the short name of the service or program that calls).
 ///
-/// Connects at the first call and again after a failure. A unary call without a deadline gets 10 seconds, or what is left
+/// Connects at the first call and again after a failure; `https` is checked against the system's roots. Must be called
+/// inside of a tokio runtime. A unary call without a deadline gets 10 seconds, or what is left
 /// to the call that is being served, whichever is less.
 ///
 /// # Errors
@@ -58,7 +59,7 @@ pub fn connect(url: &str, token: TokenSource, caller: &str) -> Result<Channel, C
         url: url.to_owned(),
         source,
     };
-    let endpoint = Endpoint::from_shared(url.to_owned())
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
         .and_then(|endpoint| endpoint.user_agent(format!("waybill-{caller}/{}", env!("CARGO_PKG_VERSION"))))
         .map_err(bad)?
         .connect_timeout(Duration::from_secs(5))
@@ -69,6 +70,11 @@ pub fn connect(url: &str, token: TokenSource, caller: &str) -> Result<Channel, C
         .keep_alive_while_idle(true)
         // Errors carry their details in headers.
         .http2_max_header_list_size(64 * 1024);
+    if url.starts_with("https:") {
+        endpoint = endpoint
+            .tls_config(ClientTlsConfig::new().with_native_roots())
+            .map_err(bad)?;
+    }
     Ok(Channel {
         inner: endpoint.connect_lazy(),
         outgoing: Arc::new(Outgoing {
