@@ -104,6 +104,8 @@ pub struct BookLine {
     pub delivered_at: Option<DateTime<Utc>>,
     /// Units whose money a return or a refund holds.
     pub claimed: UnitSet,
+    /// Those of them that wait for their goods: a return was asked for, and there is no refund yet.
+    pub promised: UnitSet,
     /// Units whose goods a return holds; they stay returned when their money could not be paid yet.
     pub returned: UnitSet,
 }
@@ -212,12 +214,12 @@ impl Book {
         self.lines.iter().filter(move |line| line.kind == kind)
     }
 
-    /// What all free units and free shipping are worth: the money that is spoken for although nobody asked for it yet.
+    /// What units and shipping still owe: all that are free, and those of returns that have no refund yet.
     #[must_use]
-    pub fn free_worth(&self) -> i64 {
+    pub fn still_owed(&self) -> i64 {
         self.lines
             .iter()
-            .map(|line| line.worth(&line.free()).total())
+            .map(|line| line.worth(&line.free().plus(&line.promised)).total())
             .sum()
     }
 }

@@ -105,7 +105,7 @@ pub fn for_ask(book: &Book, ask: &Ask) -> Result<Plan, Refusal> {
         }
     }
     if ask.goodwill > 0 {
-        let available = beyond_free_slots(book);
+        let available = beyond_units(book);
         if ask.goodwill > available {
             return Err(if book.balance.captured == 0 {
                 Refusal::NothingCaptured
@@ -181,10 +181,10 @@ pub fn for_late_capture(book: &Book, captured: i64) -> Result<Plan, Refusal> {
     plan(book, vec![bare(ComponentKind::Overpaid, amount)])
 }
 
-/// What can be given on top: the refundable money that no free unit has a claim on.
+/// What can be given on top: the refundable money that no unit has a claim on.
 #[must_use]
-pub fn beyond_free_slots(book: &Book) -> i64 {
-    (book.balance.refundable() - book.free_worth()).max(0)
+pub fn beyond_units(book: &Book) -> i64 {
+    (book.balance.refundable() - book.still_owed()).max(0)
 }
 
 /// Says whether the money is there to take a failed leg of a refund up again.

@@ -218,6 +218,24 @@ pub struct Leg {
 }
 
 impl Leg {
+    /// A leg that was not handed to anybody yet.
+    #[must_use]
+    pub fn new(payment_id: PaymentId, provider: String, amount: i64, state: RefundState) -> Self {
+        Self {
+            leg_id: LegId::generate(),
+            payment_id,
+            provider,
+            amount,
+            state,
+            attempt: 1,
+            calls: 0,
+            provider_refund_id: None,
+            failure_reason: String::new(),
+            paid_entry: None,
+            told: false,
+        }
+    }
+
     /// The key that makes a repeated call harmless. It depends on nothing but leg and attempt.
     #[must_use]
     pub fn provider_key(leg_id: LegId, attempt: i32) -> String {
@@ -252,6 +270,8 @@ pub struct Refund {
     pub reason: String,
     /// Who asked for it.
     pub requested_by: String,
+    /// Who gave the second pair of eyes, where one was wanted.
+    pub approved_by: Option<String>,
     /// Business days until it arrives, by the order's policy.
     pub arrival_days: u32,
     /// When it was asked for.
@@ -292,13 +312,14 @@ impl Refund {
     }
 
     /// Lets a refund that waits for approval go to its providers.
-    pub fn approve(&mut self) -> Result<(), IllegalTransition> {
+    pub fn approve(&mut self, by: &str) -> Result<(), IllegalTransition> {
         if self.state != RefundState::PendingApproval {
             return Err(self.illegal("refund", self.state));
         }
         for leg in &mut self.legs {
             leg.state = RefundState::Pending;
         }
+        self.approved_by = Some(by.to_owned());
         self.state = self.derived();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
-use waybill_kernel::id::{LegId, LineId, MerchantId, OrderId, PaymentId, RefundId, StoreId};
+use waybill_kernel::id::{LineId, MerchantId, OrderId, PaymentId, RefundId, StoreId};
 use waybill_kernel::money::Currency;
 use waybill_kernel::slots::LineCut;
 
@@ -34,6 +34,7 @@ pub(super) fn line(kind: LineKind, net: i64, taxes: Vec<i64>, quantity: i32, inc
         shipped: quantity,
         delivered_at: Some(now() - TimeDelta::days(3)),
         claimed: UnitSet::none(),
+        promised: UnitSet::none(),
         returned: UnitSet::none(),
     }
 }
@@ -266,19 +267,7 @@ impl World {
 }
 
 fn leg(payment_id: PaymentId, amount: i64) -> Leg {
-    Leg {
-        leg_id: LegId::generate(),
-        payment_id,
-        provider: "sandbox".to_owned(),
-        amount,
-        state: RefundState::Pending,
-        attempt: 1,
-        calls: 0,
-        provider_refund_id: None,
-        failure_reason: String::new(),
-        paid_entry: None,
-        told: false,
-    }
+    Leg::new(payment_id, "sandbox".to_owned(), amount, RefundState::Pending)
 }
 
 fn refund(book: &Book, plan: Plan, legs: Vec<Leg>) -> Refund {
@@ -295,6 +284,7 @@ fn refund(book: &Book, plan: Plan, legs: Vec<Leg>) -> Refund {
         reason_key: "other".to_owned(),
         reason: String::new(),
         requested_by: "someone".to_owned(),
+        approved_by: None,
         arrival_days: 5,
         created_at: now(),
         started_at: None,

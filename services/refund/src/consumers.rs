@@ -1,0 +1,387 @@
+//! What other services tell, as far as returns and refunds need it.
+//!
+//! | event | effect |
+//! | --- | --- |
+//! | `order.OrderPlaced` | order and lines with their frozen cuts; entry `sale` |
+//! | `order.PaymentRecorded` of a capture | payment with its balance; entry `capture`; after a cancellation a job that pays it back |
+//! | `order.OrderCancelled` | note of it; a job that pays everything back |
+//! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
+//! | any other of the order's | the version that was seen |
+//!
+//! Nothing is paid here: what follows is a job.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
+use waybill_kernel::id::{EntryId, LineId, OrderId, PaymentId, ShipmentId};
+use waybill_kernel::money::Currency;
+use waybill_kernel::slots::LineCut;
+use waybill_kernel::time;
+use waybill_proto::waybill::fulfillment::v1::{LineQuantity, ShipmentDelivered, ShipmentShipped};
+use waybill_proto::waybill::order::v1::{OrderCancelled, OrderPlaced, PaymentRecorded, PlacedTax};
+
+use crate::domain::book::{LineKind, Tenant};
+use crate::domain::journal::{self, Entry, Posting};
+use crate::store;
+use crate::store::fold::{Captured, PlacedLine, PlacedOrder, Shipped, Touched};
+use crate::workers;
+
+/// The fold of this service.
+#[derive(Clone)]
+pub struct RefundFold {
+    clock: time::Shared,
+}
+
+impl RefundFold {
+    /// A fold that books by this clock.
+    #[must_use]
+    pub fn new(clock: time::Shared) -> Self {
+        Self { clock }
+    }
+}
+
+impl Fold for RefundFold {
+    const NAME: &'static str = "refund";
+
+    fn sources(&self) -> &'static [&'static str] {
+        &["order", "fulfillment"]
+    }
+
+    fn opens(&self, event: &Event) -> bool {
+        event.is::<OrderPlaced>()
+    }
+
+    fn needs_opening(&self, event: &Event) -> bool {
+        self.handles(event)
+    }
+
+    fn handles(&self, event: &Event) -> bool {
+        // Every event of an order tells its version; of shipments only two matter.
+        &*event.source == "order" || event.is::<ShipmentShipped>() || event.is::<ShipmentDelivered>()
+    }
+
+    async fn known(&self, conn: &mut PgConnection, keys: &[Uuid]) -> Result<HashSet<Uuid>, FoldError> {
+        Ok(store::fold::known(conn, keys).await?.into_iter().collect())
+    }
+
+    async fn project(&self, projection: &mut Projection<'_>, events: &[Event]) -> Result<(), FoldError> {
+        let batch = Batch::read(events)?;
+        let conn = projection.conn();
+        store::fold::insert_orders(conn, &batch.placed).await?;
+        let orders: Vec<Uuid> = batch
+            .captured
+            .iter()
+            .map(|(_, _, payment)| payment.order_id)
+            .collect();
+        let currencies: HashMap<Uuid, String> = store::fold::currencies(conn, &orders)
+            .await?
+            .into_iter()
+            .collect();
+        let mut entries = batch.sales;
+        for (tenant, currency, payment) in &batch.captured {
+            let of_order = currencies.get(&payment.order_id);
+            if of_order != Some(currency) {
+                return Err(FoldError::Poison(format!(
+                    "payment {} is in {currency}, its order {} in {of_order:?}",
+                    payment.payment_id, payment.order_id
+                )));
+            }
+            let posting = journal::capture(&payment.provider, payment.amount);
+            let (order, source) = (payment.order_id, payment.payment_id.to_string());
+            entries.push(entry(*tenant, order, "capture", source, currency, posting));
+        }
+        let captured: Vec<Captured> = batch
+            .captured
+            .into_iter()
+            .map(|(_, _, payment)| payment)
+            .collect();
+        store::fold::apply(conn, &captured, &batch.touched).await?;
+        store::fold::ship(conn, &batch.shipped).await?;
+        store::journal::insert(conn, &entries, self.clock.now().trunc_subsecs(6)).await?;
+        Ok(())
+    }
+
+    async fn react(&self, reaction: &mut Reaction<'_>, events: &[Event]) -> Result<(), FoldError> {
+        let mut late = Vec::new();
+        for event in events {
+            if event.is::<OrderCancelled>() {
+                let job = workers::cancelled_job(tenant(event)?, event.key.into(), None);
+                reaction.enqueue(job.traceparent(event.traceparent.clone()));
+            } else if let Some(recorded) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
+                late.push((event, recorded));
+            }
+        }
+        if late.is_empty() {
+            return Ok(());
+        }
+        let orders: Vec<Uuid> = late.iter().map(|(event, _)| event.key).collect();
+        let cancelled: HashSet<Uuid> = store::fold::cancelled(reaction.conn(), &orders)
+            .await?
+            .into_iter()
+            .collect();
+        for (event, recorded) in late
+            .into_iter()
+            .filter(|(event, _)| cancelled.contains(&event.key))
+        {
+            let payment: PaymentId = parse("payment_id", &recorded.payment_id)?;
+            let job = workers::cancelled_job(
+                tenant(event)?,
+                event.key.into(),
+                Some((payment, recorded.amount_minor)),
+            );
+            reaction.enqueue(job.traceparent(event.traceparent.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// A batch of events, read and checked.
+#[derive(Default)]
+struct Batch {
+    placed: Vec<PlacedOrder>,
+    sales: Vec<Entry>,
+    captured: Vec<(Tenant, String, Captured)>,
+    touched: Vec<Touched>,
+    shipped: Vec<Shipped>,
+}
+
+impl Batch {
+    fn read(events: &[Event]) -> Result<Self, FoldError> {
+        let mut batch = Self::default();
+        let mut touched: BTreeMap<Uuid, Touched> = BTreeMap::new();
+        let mut shipped: BTreeMap<(Uuid, Uuid), Shipped> = BTreeMap::new();
+        for event in events {
+            if let Some(message) = event.as_a::<OrderPlaced>()? {
+                let order = read_order(event, &message)?;
+                batch.sales.push(sale(&order)?);
+                batch.placed.push(order);
+            } else if let Some(message) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
+                batch.captured.push(read_payment(event, message)?);
+            } else if let Some(message) = event.as_a::<ShipmentShipped>()? {
+                let at = time_of(event, message.shipped_at);
+                collect(
+                    &mut shipped,
+                    event,
+                    &message.shipment_id,
+                    &message.lines,
+                    at,
+                    None,
+                )?;
+            } else if let Some(message) = event.as_a::<ShipmentDelivered>()? {
+                let at = time_of(event, message.delivered_at);
+                // What has arrived has left, also where nobody told.
+                collect(
+                    &mut shipped,
+                    event,
+                    &message.shipment_id,
+                    &message.lines,
+                    at,
+                    Some(at),
+                )?;
+            }
+            if &*event.source == "order" {
+                let cancelled_at = event.is::<OrderCancelled>().then_some(event.occurred_at);
+                touch(&mut touched, event, cancelled_at);
+            }
+        }
+        batch.touched = touched.into_values().collect();
+        batch.shipped = shipped.into_values().collect();
+        Ok(batch)
+    }
+}
+
+fn touch(touched: &mut BTreeMap<Uuid, Touched>, event: &Event, cancelled_at: Option<DateTime<Utc>>) {
+    let known = touched.entry(event.key).or_insert(Touched {
+        order_id: event.key,
+        version: event.version,
+        cancelled_at: None,
+    });
+    known.version = known.version.max(event.version);
+    known.cancelled_at = known.cancelled_at.or(cancelled_at);
+}
+
+fn collect(
+    shipped: &mut BTreeMap<(Uuid, Uuid), Shipped>,
+    event: &Event,
+    shipment_id: &str,
+    lines: &[LineQuantity],
+    shipped_at: DateTime<Utc>,
+    delivered_at: Option<DateTime<Utc>>,
+) -> Result<(), FoldError> {
+    let shipment_id = parse::<ShipmentId>("shipment_id", shipment_id)?.uuid();
+    let mut of_event: BTreeMap<Uuid, i32> = BTreeMap::new();
+    for line in lines.iter().filter(|line| line.quantity > 0) {
+        let sum = of_event
+            .entry(parse::<LineId>("line_id", &line.line_id)?.uuid())
+            .or_default();
+        *sum = sum.saturating_add(line.quantity);
+    }
+    for (line_id, quantity) in of_event {
+        let units = shipped.entry((shipment_id, line_id)).or_insert(Shipped {
+            shipment_id,
+            line_id,
+            order_id: event.key,
+            quantity,
+            shipped_at: None,
+            delivered_at: None,
+        });
+        units.shipped_at = units.shipped_at.or(Some(shipped_at));
+        units.delivered_at = units.delivered_at.or(delivered_at);
+    }
+    Ok(())
+}
+
+fn read_order(event: &Event, message: &OrderPlaced) -> Result<PlacedOrder, FoldError> {
+    let currency = Currency::parse(&message.currency_code).map_err(poison)?;
+    let inclusive = message.prices_include_tax;
+    let mut lines = Vec::with_capacity(message.lines.len() + message.shipping_lines.len());
+    for line in &message.lines {
+        lines.push(PlacedLine {
+            line_id: parse::<LineId>("line_id", &line.line_id)?.uuid(),
+            kind: LineKind::Goods,
+            sku: line.sku.clone(),
+            category: line.category.clone(),
+            final_sale: line.final_sale,
+            digital: line.digital,
+            quantity: line.quantity,
+            net: line.net_minor,
+            taxes: amounts(&line.taxes),
+            inclusive,
+        });
+    }
+    for line in &message.shipping_lines {
+        lines.push(PlacedLine {
+            line_id: parse::<LineId>("line_id", &line.line_id)?.uuid(),
+            kind: LineKind::Shipping,
+            sku: String::new(),
+            category: String::new(),
+            final_sale: false,
+            digital: false,
+            quantity: 1,
+            net: line.net_minor,
+            taxes: amounts(&line.taxes),
+            inclusive,
+        });
+    }
+    for line in &lines {
+        // A line that cannot be cut could never be paid back to the penny.
+        let quantity = u32::try_from(line.quantity).map_err(poison)?;
+        LineCut::new(line.net, line.taxes.clone(), quantity, inclusive).map_err(poison)?;
+    }
+    Ok(PlacedOrder {
+        tenant: tenant(event)?,
+        order_id: event.key,
+        currency: currency.code().to_owned(),
+        ship_country: message.ship_country.clone(),
+        placed_at: time_of(event, message.placed_at),
+        version: event.version,
+        lines,
+    })
+}
+
+fn sale(order: &PlacedOrder) -> Result<Entry, FoldError> {
+    let lines = |kind| order.lines.iter().filter(move |line| line.kind == kind);
+    let net = |kind| sum(order, lines(kind).map(|line| line.net));
+    let (goods, shipping) = (net(LineKind::Goods)?, net(LineKind::Shipping)?);
+    let tax = sum(
+        order,
+        order.lines.iter().flat_map(|line| line.taxes.iter().copied()),
+    )?;
+    // The receivable is their sum: it has to fit as well.
+    sum(order, [goods, shipping, tax].into_iter())?;
+    let posting = journal::sale(goods, shipping, tax);
+    Ok(entry(
+        order.tenant,
+        order.order_id,
+        "sale",
+        order.order_id.to_string(),
+        &order.currency,
+        posting,
+    ))
+}
+
+fn sum(order: &PlacedOrder, mut amounts: impl Iterator<Item = i64>) -> Result<i64, FoldError> {
+    amounts.try_fold(0_i64, i64::checked_add).ok_or_else(|| {
+        FoldError::Poison(format!(
+            "the amounts of order {} overflow 64 bits of minor units",
+            order.order_id
+        ))
+    })
+}
+
+fn read_payment(event: &Event, message: PaymentRecorded) -> Result<(Tenant, String, Captured), FoldError> {
+    if message.amount_minor < 0 {
+        return Err(FoldError::Poison(format!(
+            "payment {} captured a negative amount",
+            message.payment_id
+        )));
+    }
+    let captured = Captured {
+        payment_id: parse::<PaymentId>("payment_id", &message.payment_id)?.uuid(),
+        order_id: event.key,
+        provider: message.provider,
+        provider_payment_id: message.provider_payment_id,
+        amount: message.amount_minor,
+        captured_at: time_of(event, message.occurred_at),
+    };
+    Ok((tenant(event)?, message.currency_code, captured))
+}
+
+fn is_capture(message: &PaymentRecorded) -> bool {
+    message.kind == "capture"
+}
+
+fn entry(
+    tenant: Tenant,
+    order_id: Uuid,
+    kind: &'static str,
+    source: String,
+    currency: &str,
+    posting: Posting,
+) -> Entry {
+    Entry {
+        entry_id: EntryId::generate(),
+        tenant,
+        order_id: OrderId::from(order_id),
+        refund_id: None,
+        kind,
+        source,
+        reverses: None,
+        currency: currency.to_owned(),
+        posting,
+    }
+}
+
+fn amounts(taxes: &[PlacedTax]) -> Vec<i64> {
+    taxes.iter().map(|tax| tax.amount_minor).collect()
+}
+
+fn tenant(event: &Event) -> Result<Tenant, FoldError> {
+    let store = event
+        .store
+        .ok_or_else(|| FoldError::Poison(format!("event {} names no store", event.event_id)))?;
+    Ok(Tenant {
+        merchant: event.merchant,
+        store,
+    })
+}
+
+/// The time a message names, or that of its event.
+fn time_of(event: &Event, named: Option<prost_types::Timestamp>) -> DateTime<Utc> {
+    named
+        .and_then(|time| DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?))
+        .unwrap_or(event.occurred_at)
+        .trunc_subsecs(6)
+}
+
+fn parse<T: waybill_kernel::id::Id>(field: &str, text: &str) -> Result<T, FoldError> {
+    text.parse()
+        .map_err(|error| FoldError::Poison(format!("{field}: {error}")))
+}
+
+fn poison(error: impl std::fmt::Display) -> FoldError {
+    FoldError::Poison(error.to_string())
+}
