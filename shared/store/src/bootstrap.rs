@@ -223,7 +223,9 @@ async fn role(conn: &mut PgConnection, place: &Place, server: &Server) -> Result
     };
     for (setting, value) in [
         ("idle_in_transaction_session_timeout", "'5s'"),
-        ("lock_timeout", "'5s'"),
+        // Before the whole transaction's: waiting too long then fails one statement, which is repeated, and not the
+        // session.
+        ("lock_timeout", "'3s'"),
         (whole, "'5s'"),
         ("search_path", &place.schema.quoted()),
     ] {

@@ -7,6 +7,7 @@
 //!   for a [`RequestKey`], however often it is asked.
 //! - [`StoreError`] is what can go wrong, in the classes a service can act on.
 //! - [`jobs`] carries effects to the outside world: written with the decision, done after it, under a lease.
+//! - [`maintain`] forgets old request keys and jobs; every service runs it.
 //! - [`migrate`](mod@migrate) brings a schema up to date at start; [`mod@bootstrap`] makes roles and schemas once.
 //!
 //! It holds no business rule and no SQL of a service, and nothing here protects money or stock: constraints and row locks
@@ -19,6 +20,7 @@ mod db;
 pub mod error;
 pub mod idempotency;
 pub mod jobs;
+mod maintenance;
 pub mod migrate;
 mod name;
 mod scram;
@@ -29,6 +31,7 @@ pub use self::backoff::Backoff;
 pub use self::db::{ConnectCheck, ConnectError, Db, DbOptions};
 pub use self::error::{RetryCause, RetryClass, StoreError};
 pub use self::idempotency::RequestKey;
+pub use self::maintenance::{MaintenanceOptions, maintain};
 pub use self::name::NameError;
 pub use self::tx::Tx;
 pub use self::usecase::UseCase;

@@ -26,6 +26,12 @@ use crate::error::StoreError;
 /// The longest reason that is kept with a job.
 const REASON_CHARS: usize = 1000;
 
+/// A shorter lease would be lost to an ordinary hiccup, and none at all would be renewed all the time.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// The longest wait until the next attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// How a runner works.
 #[derive(Debug, Clone, Copy)]
 pub struct JobOptions {
@@ -74,8 +80,11 @@ impl<H: JobHandler> JobRunner<H> {
     /// A runner that hands the jobs of `H::KIND` to `handler`.
     #[must_use]
     pub fn new(db: Db, handler: H, options: JobOptions) -> Self {
+        // A job takes a slot, an attempt and some time, whatever the options say.
         let options = JobOptions {
             concurrency: options.concurrency.max(1),
+            lease: options.lease.max(SHORTEST_LEASE),
+            max_attempts: options.max_attempts.max(1),
             ..options
         };
         let name = format!("{}/{}", std::process::id(), JobId::generate());
@@ -98,44 +107,64 @@ impl<H: JobHandler> JobRunner<H> {
     ///
     /// None: faults of the database are waited out.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Infallible> {
-        let shared = self.shared;
-        let mut heartbeat = JoinSet::new();
-        heartbeat.spawn(keep_leases(Arc::clone(&shared)));
+        tokio::select! {
+            () = take_and_run(&self.shared, &shutdown) => Ok(()),
+            never = keep_leases(&self.shared) => match never {},
+        }
+    }
+}
 
-        let bell = shared.db.bell(H::KIND);
-        let mut running = JoinSet::new();
-        let mut refused = 0;
-        loop {
-            let free = shared.options.concurrency - running.len();
-            let mut pause = shared.options.poll;
-            // There may be more, as far as the last look could tell.
-            let mut more = free == 0;
-            if free > 0 {
-                match shared.take(free).await {
-                    Ok(jobs) => {
-                        refused = 0;
-                        more = jobs.len() == free;
-                        for job in jobs.into_iter().flatten() {
-                            running.spawn(work(Arc::clone(&shared), job));
-                        }
-                    }
-                    Err(error) => {
-                        refused += 1;
-                        pause = QUIET.delay(refused);
-                        tracing::warn!(
-                            job.kind = H::KIND,
-                            error = &error as &dyn std::error::Error,
-                            "jobs could not be taken; trying again"
-                        );
-                    }
+async fn take_and_run<H: JobHandler>(shared: &Arc<Shared<H>>, shutdown: &CancellationToken) {
+    let bell = shared.db.bell(H::KIND);
+    let mut running = JoinSet::new();
+    let mut refused = 0;
+    while !shutdown.is_cancelled() {
+        let free = shared.options.concurrency - running.len();
+        let mut pause = shared.options.poll;
+        match shared.take(free).await {
+            Ok(jobs) => {
+                refused = 0;
+                let all_there_was = jobs.len() < free;
+                for job in jobs.into_iter().flatten() {
+                    running.spawn(work(Arc::clone(shared), job));
+                }
+                if !all_there_was && running.len() < shared.options.concurrency {
+                    // Some were dead and took no slot.
+                    continue;
                 }
             }
-            if !until_next_look(&mut running, &shutdown, &bell, more, pause).await {
-                break;
+            Err(error) => {
+                refused += 1;
+                pause = QUIET.delay(refused);
+                tracing::warn!(
+                    job.kind = H::KIND,
+                    error = &error as &dyn std::error::Error,
+                    "jobs could not be taken; trying again"
+                );
             }
         }
-        while running.join_next().await.is_some() {}
-        Ok(())
+        let full = running.len() == shared.options.concurrency;
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = ended(&mut running, full) => {}
+            () = bell.notified(), if !full => {}
+            () = tokio::time::sleep(pause), if !full => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// Clears away jobs that have ended. Returns when that has made room, so never while there was room before.
+async fn ended(running: &mut JoinSet<()>, full: bool) {
+    loop {
+        if running.join_next().await.is_none() {
+            return std::future::pending().await;
+        }
+        // Those that ended meanwhile share the next look.
+        while running.try_join_next().is_some() {}
+        if full {
+            return;
+        }
     }
 }
 
@@ -145,36 +174,8 @@ const QUIET: Backoff = Backoff {
     cap: Duration::from_secs(5),
 };
 
-/// Waits until looking for jobs again makes sense: a slot is free and something rang, or more was there, or it is time.
-/// `false` on shutdown.
-async fn until_next_look(
-    running: &mut JoinSet<()>,
-    shutdown: &CancellationToken,
-    bell: &tokio::sync::Notify,
-    more: bool,
-    pause: Duration,
-) -> bool {
-    let time = tokio::time::sleep(pause);
-    tokio::pin!(time);
-    loop {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return false,
-            Some(_) = running.join_next(), if !running.is_empty() => {
-                // Those that ended meanwhile share the next look.
-                while running.try_join_next().is_some() {}
-                if more {
-                    return true;
-                }
-            }
-            () = bell.notified(), if !more => return true,
-            () = &mut time, if !more => return true,
-        }
-    }
-}
-
 /// Renews all leases of a runner every third of their length, and lets go of what could not be renewed in time.
-async fn keep_leases<H: JobHandler>(shared: Arc<Shared<H>>) {
+async fn keep_leases<H: JobHandler>(shared: &Shared<H>) -> Infallible {
     let length = shared.options.lease;
     let mut beat = tokio::time::interval(length / 3);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -287,21 +288,26 @@ impl Verdict {
     fn of(options: &JobOptions, attempt: u32, outcome: Result<Done, JobError>) -> Verdict {
         match outcome {
             Ok(Done::Finished) => Verdict::Finished,
-            Ok(Done::Again { after }) => Verdict::Again(after),
-            Err(JobError::Retry { after, reason }) => {
-                let retry = (attempt < options.max_attempts)
-                    .then(|| after.unwrap_or_else(|| options.backoff.delay(attempt)));
-                Verdict::Failed {
-                    reason: reason.chars().take(REASON_CHARS).collect(),
-                    retry,
-                }
-            }
+            Ok(Done::Again { after }) => Verdict::Again(after.min(LONGEST_WAIT)),
+            Err(JobError::Retry { after, reason }) => Verdict::Failed {
+                reason: storable(&reason),
+                retry: (attempt < options.max_attempts).then(|| {
+                    after
+                        .unwrap_or_else(|| options.backoff.delay(attempt))
+                        .min(LONGEST_WAIT)
+                }),
+            },
             Err(JobError::Dead { reason }) => Verdict::Failed {
-                reason: reason.chars().take(REASON_CHARS).collect(),
+                reason: storable(&reason),
                 retry: None,
             },
         }
     }
+}
+
+/// A text of bounded length that Postgres takes: it knows no zero character.
+fn storable(reason: &str) -> String {
+    reason.chars().filter(|c| *c != '\0').take(REASON_CHARS).collect()
 }
 
 /// Writes the verdict down, repeatedly while the lease lasts: what was done outside should not be done again only because
@@ -329,7 +335,12 @@ async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Do
         let error = match write_down(shared, job, &verdict).await {
             Ok(true) => return,
             Ok(false) => return tracing::warn!("the lease was lost; this attempt does not count"),
-            Err(error) => error,
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::Retry(_))) => error,
+            Err(error) => {
+                // Repeating will not help. The lease runs out, which counts as a failure.
+                let error = &error as &dyn std::error::Error;
+                return tracing::error!(error, "the outcome of a job cannot be written");
+            }
         };
         tries += 1;
         tracing::debug!(

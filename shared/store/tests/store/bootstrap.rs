@@ -109,8 +109,18 @@ async fn roles_may_not_linger() -> anyhow::Result<()> {
     )
     .fetch_all(&mut conn)
     .await?;
-    assert_eq!(limits.len(), 3);
-    assert!(limits.iter().all(|(_, limit)| limit == "5s"), "{limits:?}");
+    let limits: Vec<_> = limits
+        .iter()
+        .map(|(name, limit)| (name.as_str(), limit.as_str()))
+        .collect();
+    assert_eq!(
+        limits,
+        [
+            ("idle_in_transaction_session_timeout", "5s"),
+            ("lock_timeout", "3s"),
+            ("transaction_timeout", "5s"),
+        ]
+    );
 
     conn.execute("SET idle_in_transaction_session_timeout = '10ms'; BEGIN; SELECT 1")
         .await?;

@@ -4,6 +4,7 @@ mod bootstrap;
 mod connect;
 mod jobs;
 mod lost_commit;
+mod maintenance;
 mod migrate;
 mod usecase;
 

@@ -119,7 +119,7 @@ async fn a_migration_may_take_longer_than_everyday_work() -> anyhow::Result<()> 
     let limits: (String, String) = sqlx::query_as("SELECT whole, lock FROM limits")
         .fetch_one(db.pool())
         .await?;
-    assert_eq!(limits, ("0".to_owned(), "5s".to_owned()));
+    assert_eq!(limits, ("0".to_owned(), "3s".to_owned()));
     let everyday: String = sqlx::query_scalar("SHOW transaction_timeout")
         .fetch_one(db.pool())
         .await?;

@@ -204,6 +204,7 @@ async fn a_job_that_kills_its_runners_dies() -> anyhow::Result<()> {
     enqueue(&db, &[job("deadly")]).await?;
     let short = JobOptions {
         lease: Duration::from_millis(300),
+        concurrency: 1,
         ..options()
     };
     let mut killed = 0;
@@ -226,7 +227,12 @@ async fn a_job_that_kills_its_runners_dies() -> anyhow::Result<()> {
         match tokio::time::timeout(PATIENCE, taken).await? {
             // As a crash does: nothing is said to the database.
             None => drop(runner),
-            Some(dead) => break dead,
+            Some(dead) => {
+                // It has cost the runner no slot.
+                enqueue(&db, &[job("next")]).await?;
+                tokio::time::timeout(PATIENCE, begun.notified()).await?;
+                break dead;
+            }
         }
         killed += 1;
     };

@@ -8,11 +8,12 @@ use chrono::TimeDelta;
 use opentelemetry::trace::TraceId;
 use sqlx::Executor;
 use tokio::sync::{Barrier, Notify};
+use waybill_store::Db;
 use waybill_store::jobs::{self, Done, Job, JobOptions, Priority};
 use waybill_testkit::eventually;
 
 use super::{Handler, KIND, PATIENCE, Running, all, counting, enqueue, job, options, states};
-use crate::store;
+use crate::{SCHEMA, config, store};
 
 #[tokio::test]
 async fn a_job_is_written_with_its_cause_and_once() -> anyhow::Result<()> {
@@ -251,7 +252,7 @@ async fn a_job_continues_the_trace_of_its_cause() -> anyhow::Result<()> {
         found.map(|pair| pair.value.to_string())
     };
     assert_eq!(field("job.kind").as_deref(), Some(KIND));
-    assert_eq!(field("waybill.service").as_deref(), Some(crate::SCHEMA));
+    assert_eq!(field("waybill.service").as_deref(), Some(SCHEMA));
     Ok(())
 }
 
@@ -278,9 +279,29 @@ async fn old_done_jobs_are_forgotten_others_stay() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With a hundred thousand jobs that are done or put off, taking one reads an index, never the table.
+/// Rows of the jobs table that sessions of the past have read. A session reports that when it ends.
+async fn rows_read(admin: &mut sqlx::PgConnection) -> Result<i64, sqlx::Error> {
+    eventually("end of all sessions", PATIENCE, async || {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'waybill_store_test'",
+        )
+        .fetch_one(&mut *admin)
+        .await
+        .ok()
+        .filter(|sessions: &i64| *sessions == 0)
+    })
+    .await;
+    sqlx::query_scalar(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_all_tables
+         WHERE schemaname = 'store_test' AND relname = 'jobs'",
+    )
+    .fetch_one(admin)
+    .await
+}
+
+/// With a hundred thousand jobs that are done or put off, taking one reads what it takes and little more.
 #[tokio::test]
-async fn taking_a_job_never_reads_the_whole_table() -> anyhow::Result<()> {
+async fn taking_a_job_reads_no_other_jobs() -> anyhow::Result<()> {
     let (test, db) = store().await?;
     db.pool()
         .execute(
@@ -291,15 +312,12 @@ async fn taking_a_job_never_reads_the_whole_table() -> anyhow::Result<()> {
              FROM generate_series(1, 100000) AS n",
         )
         .await?;
+    db.close().await;
     let mut admin = test.admin().await;
     admin.execute("ANALYZE store_test.jobs").await?;
-    // A session reports what it read when it ends.
-    db.close().await;
-    let scans =
-        "SELECT seq_scan FROM pg_stat_all_tables WHERE schemaname = 'store_test' AND relname = 'jobs'";
-    let before: i64 = sqlx::query_scalar(scans).fetch_one(&mut admin).await?;
+    let before = rows_read(&mut admin).await?;
 
-    let db = waybill_store::Db::connect(&crate::config(&test.url(crate::SCHEMA), 4), crate::SCHEMA).await?;
+    let db = Db::connect(&config(&test.url(SCHEMA), 4), SCHEMA).await?;
     let new: Vec<_> = (0..50)
         .map(|n| job(&n.to_string()).priority(Priority::Low))
         .collect();
@@ -312,8 +330,8 @@ async fn taking_a_job_never_reads_the_whole_table() -> anyhow::Result<()> {
     .await;
     runner.stop().await?;
     db.close().await;
-    admin.execute("SELECT pg_stat_force_next_flush()").await?;
-    let after: i64 = sqlx::query_scalar(scans).fetch_one(&mut admin).await?;
-    assert_eq!(after, before);
+    // Each of the fifty is written, taken and finished: a handful of reads.
+    let read = rows_read(&mut admin).await? - before;
+    assert!((50..2000).contains(&read), "{read} rows were read");
     Ok(())
 }
