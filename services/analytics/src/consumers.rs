@@ -11,10 +11,29 @@ use waybill_proto::waybill::notification::v1 as notification;
 use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as refund;
 
-use crate::store::{self, Milestone, NotificationFact, PlacedFact, RefundFact, RefundOutcome, ReturnFact};
+use crate::store::facts::{
+    self, Milestone, NotificationFact, PlacedFact, RefundFact, RefundOutcome, ReturnFact,
+};
 
 /// The services whose events are counted.
 pub const SOURCES: [&str; 4] = ["order", "fulfillment", "refund", "notification"];
+
+/// The types of events that a figure counts.
+const HANDLED: [&str; 13] = [
+    "waybill.order.v1.OrderPlaced",
+    "waybill.order.v1.OrderCancelled",
+    "waybill.order.v1.OrderCompleted",
+    "waybill.fulfillment.v1.ShipmentShipped",
+    "waybill.fulfillment.v1.ShipmentDelivered",
+    "waybill.refund.v1.RefundCreated",
+    "waybill.refund.v1.RefundSucceeded",
+    "waybill.refund.v1.RefundFailed",
+    "waybill.refund.v1.ReturnRequested",
+    "waybill.refund.v1.ReturnCompleted",
+    "waybill.notification.v1.NotificationSent",
+    "waybill.notification.v1.NotificationSuppressed",
+    "waybill.notification.v1.NotificationFailed",
+];
 
 /// The fold of the service.
 #[derive(Debug, Clone, Copy)]
@@ -31,25 +50,25 @@ impl Fold for Facts {
         event.is::<order::OrderPlaced>()
     }
 
-    fn needs_opening(&self, event: &Event) -> bool {
-        // A policy belongs to a store and not to an order.
-        !event.is::<refund::PolicyPublished>()
+    fn handles(&self, event: &Event) -> bool {
+        // Events are additive: a type that counts for no figure, or is newer than this code, is passed over.
+        HANDLED.contains(&event.type_name.as_str())
     }
 
     async fn known(&self, conn: &mut PgConnection, keys: &[Uuid]) -> Result<HashSet<Uuid>, FoldError> {
-        Ok(store::known_orders(conn, keys).await?.into_iter().collect())
+        Ok(facts::known_orders(conn, keys).await?.into_iter().collect())
     }
 
     async fn project(&self, projection: &mut Projection<'_>, events: &[Event]) -> Result<(), FoldError> {
         let batch = Batch::read(events)?;
         let conn = projection.conn();
-        store::place(conn, &batch.placed).await?;
-        store::advance(conn, &batch.milestones).await?;
-        store::create_refunds(conn, &batch.refunds).await?;
-        store::settle_refunds(conn, &batch.outcomes()).await?;
-        store::request_returns(conn, &batch.returns).await?;
-        store::complete_returns(conn, &batch.completed_returns).await?;
-        store::decide_notifications(conn, &batch.notifications()).await?;
+        facts::place(conn, &batch.placed).await?;
+        facts::advance(conn, &batch.milestones).await?;
+        facts::create_refunds(conn, &batch.refunds).await?;
+        facts::settle_refunds(conn, &batch.outcomes()).await?;
+        facts::request_returns(conn, &batch.returns).await?;
+        facts::complete_returns(conn, &batch.completed_returns).await?;
+        facts::decide_notifications(conn, &batch.notifications()).await?;
         Ok(())
     }
 
@@ -183,7 +202,6 @@ impl Batch {
                 let failed: notification::NotificationFailed = event.decode()?;
                 self.notify(event, &failed.notification_id, failed.stage, "failed")?;
             }
-            // Events are additive: a type that counts for no figure, or is newer than this code, is passed over.
             _ => {}
         }
         Ok(())

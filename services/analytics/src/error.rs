@@ -1,6 +1,7 @@
 //! What can go wrong, each with the reason code that callers see.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use tonic::Code;
 use waybill_kernel::check::Violations;
@@ -44,5 +45,9 @@ impl Fault for Error {
             Self::Invalid(violations) => Some(violations),
             Self::Store(_) => None,
         }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        (self.code() == Code::Unavailable).then_some(Duration::from_millis(200))
     }
 }

@@ -15,7 +15,7 @@ use waybill_store::Db;
 use crate::domain::figures::{CycleTime, Figures, OrderFigures, ReasonFigures, RefundFigures};
 use crate::domain::period::Period;
 use crate::error::Error;
-use crate::store;
+use crate::store::figures;
 
 /// The gRPC service.
 #[derive(Clone)]
@@ -77,8 +77,8 @@ impl AnalyticsService for Grpc {
         )?;
         let pool = self.db.pool();
         let (figures, counts) = tokio::try_join!(
-            store::summary(pool, merchant, store_id, &period),
-            store::counts(pool, merchant, store_id, &period),
+            figures::summary(pool, merchant, store_id, &period),
+            figures::counts(pool, merchant, store_id, &period),
         )
         .map_err(fail)?;
         Ok(Response::new(pb::GetSummaryResponse {
@@ -106,7 +106,7 @@ impl AnalyticsService for Grpc {
             request.period.as_ref(),
             true,
         )?;
-        let days = store::daily(self.db.pool(), merchant, store_id, &period)
+        let days = figures::daily(self.db.pool(), merchant, store_id, &period)
             .await
             .map_err(fail)?;
         Ok(Response::new(pb::ListDailyFiguresResponse {
@@ -125,7 +125,7 @@ impl AnalyticsService for Grpc {
             request.period.as_ref(),
             false,
         )?;
-        let reasons = store::reasons(self.db.pool(), merchant, store_id, &period)
+        let reasons = figures::reasons(self.db.pool(), merchant, store_id, &period)
             .await
             .map_err(fail)?;
         Ok(Response::new(pb::ListRefundReasonsResponse {
@@ -144,7 +144,7 @@ impl AnalyticsService for Grpc {
             request.period.as_ref(),
             false,
         )?;
-        let steps = store::cycle_times(self.db.pool(), merchant, store_id, &period)
+        let steps = figures::cycle_times(self.db.pool(), merchant, store_id, &period)
             .await
             .map_err(fail)?;
         Ok(Response::new(pb::ListCycleTimesResponse {

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::{Backbone, BackboneError, Peers, identity_check};
 use waybill_kernel::time;
+use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_proto::waybill::analytics::v1::analytics_service_server::AnalyticsServiceServer;
 use waybill_rpc::auth::{KeysError, Verifier};
 use waybill_rpc::client::{self, ConnectError, TokenSource};
@@ -90,6 +91,7 @@ pub enum StartError {
 pub struct App {
     common: CommonConfig,
     verifier: Verifier,
+    db: Db,
     backbone: Backbone,
     grpc: Grpc,
 }
@@ -121,32 +123,52 @@ impl App {
         let backbone = Backbone::new(&db, &common.nats, peers)
             .clock(Arc::clone(&deps.clock))
             .fold(Facts);
-        let grpc = Grpc::new(db, deps.clock);
+        let grpc = Grpc::new(db.clone(), deps.clock);
         Ok(Self {
             common,
             verifier,
+            db,
             backbone,
             grpc,
         })
     }
 
-    /// Serves and follows until `shutdown`, or until a part of it fails.
+    /// Serves and follows until `shutdown`: takes no new calls, lets those that run end, then stops the work behind them. A
+    /// part that fails stops all of it.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        let (limits, grace) = (self.common.limits, self.common.shutdown_grace);
+        let CommonConfig {
+            limits,
+            shutdown_grace,
+            ..
+        } = self.common;
         let service =
             AnalyticsServiceServer::new(self.grpc).max_decoding_message_size(limits.max_message_bytes);
         let server = Server::new(NAME, self.verifier, limits)
-            .grace(grace)
-            .add(service, waybill_proto::FILE_DESCRIPTOR_SET);
+            .grace(shutdown_grace)
+            .add(service, FILE_DESCRIPTOR_SET);
 
-        let tasks = TaskGroup::new(&shutdown);
-        self.backbone.spawn(&tasks).await?;
-        let served = server.serve(listener, tasks.token()).await;
-        let ended = tasks.shutdown(grace).await;
+        let behind = TaskGroup::new(&CancellationToken::new());
+        self.backbone.spawn(&behind).await?;
+
+        let stop = shutdown.child_token();
+        let failing = async {
+            behind.stopping().await;
+            stop.cancel();
+        };
+        let (served, ()) = tokio::join!(
+            async {
+                let served = server.serve(listener, stop.clone()).await;
+                behind.token().cancel();
+                served
+            },
+            failing,
+        );
+        let ended = behind.shutdown(shutdown_grace).await;
+        self.db.close().await;
         served?;
         Ok(ended?)
     }

@@ -25,6 +25,9 @@ pub struct Config {
     /// Seconds after which a follow-up looks again whether what is open about its order has closed. Default 1 hour.
     #[serde(with = "seconds")]
     pub follow_up_pause: Duration,
+    /// Seconds after its time from which on a follow-up that still waits is not sent any more. Default 30 days.
+    #[serde(with = "seconds")]
+    pub follow_up_patience: Duration,
     /// Messages handed over at once. Default 8.
     pub concurrency: usize,
     /// Tries before a message is given up. Default 20, spread over about two hours.
@@ -38,6 +41,7 @@ impl Default for Config {
             smtp: SmtpConfig::default(),
             feedback_delay: Duration::from_secs(5 * 24 * 3600),
             follow_up_pause: Duration::from_secs(3600),
+            follow_up_patience: Duration::from_secs(30 * 24 * 3600),
             concurrency: 8,
             max_attempts: 20,
         }
@@ -60,6 +64,11 @@ impl Validate for Config {
             "is empty; name the mail server",
         );
         violations.require(self.smtp.port != 0, "smtp.port", "is 0; the usual one is 587");
+        violations.require(
+            !self.follow_up_pause.is_zero(),
+            "follow_up_pause",
+            "is 0; give at least 1 second between two looks",
+        );
         violations.require(
             self.concurrency > 0,
             "concurrency",

@@ -17,10 +17,29 @@ use waybill_proto::waybill::refund::v1 as refund;
 use crate::app;
 use crate::domain::notification::Planned;
 use crate::domain::stage::Stage;
+use crate::domain::turn::Matter;
 use crate::store;
 
 /// The services whose events customers are told of.
 pub const SOURCES: [&str; 3] = ["order", "fulfillment", "refund"];
+
+/// The types of events that something follows from.
+const HANDLED: [&str; 14] = [
+    "waybill.order.v1.OrderPlaced",
+    "waybill.order.v1.OrderCancelled",
+    "waybill.fulfillment.v1.ShipmentShipped",
+    "waybill.fulfillment.v1.ShipmentStatusChanged",
+    "waybill.fulfillment.v1.ShipmentDelivered",
+    "waybill.refund.v1.ReturnRequested",
+    "waybill.refund.v1.ReturnApproved",
+    "waybill.refund.v1.ReturnDeclined",
+    "waybill.refund.v1.ReturnReceived",
+    "waybill.refund.v1.ReturnCompleted",
+    "waybill.refund.v1.RefundCreated",
+    "waybill.refund.v1.RefundStarted",
+    "waybill.refund.v1.RefundSucceeded",
+    "waybill.refund.v1.RefundFailed",
+];
 
 /// The fold of the service.
 #[derive(Debug, Clone)]
@@ -40,9 +59,9 @@ impl Fold for Messages {
         event.is::<order::OrderPlaced>()
     }
 
-    fn needs_opening(&self, event: &Event) -> bool {
-        // A policy belongs to a store and not to an order.
-        !event.is::<refund::PolicyPublished>()
+    fn handles(&self, event: &Event) -> bool {
+        // Events are additive: a type that tells the customer nothing, or is newer than this code, is passed over.
+        HANDLED.contains(&event.type_name.as_str())
     }
 
     async fn known(&self, conn: &mut PgConnection, keys: &[Uuid]) -> Result<HashSet<Uuid>, FoldError> {
@@ -55,9 +74,9 @@ impl Fold for Messages {
         for event in events {
             if event.is::<order::OrderPlaced>() {
                 placed.push((event.key, event.merchant.uuid(), store_of(event)?));
-            } else if let Some((subject, kind, open)) = matter(event)? {
+            } else if let Some((subject, matter, open)) = matter(event)? {
                 // Events of one order stand in their order: the last word counts.
-                matters.insert(subject, open.then_some((event.key, kind)));
+                matters.insert(subject, open.then_some((event.key, matter)));
             }
         }
         store::place(projection.conn(), &placed).await?;
@@ -103,48 +122,53 @@ impl Messages {
     }
 }
 
-/// What an event opens or closes: the subject, its kind, and whether it is open now.
-fn matter(event: &Event) -> Result<Option<(Uuid, &'static str, bool)>, FoldError> {
-    let (id, kind, open) = match event.type_name.as_str() {
+/// What an event opens or closes: the subject, what it is, and whether it is open now.
+fn matter(event: &Event) -> Result<Option<(Uuid, Matter, bool)>, FoldError> {
+    let (id, matter, open) = match event.type_name.as_str() {
         "waybill.refund.v1.ReturnRequested" => (
             event.decode::<refund::ReturnRequested>()?.return_id,
-            "return",
+            Matter::Return,
             true,
         ),
         "waybill.refund.v1.ReturnDeclined" => (
             event.decode::<refund::ReturnDeclined>()?.return_id,
-            "return",
+            Matter::Return,
             false,
         ),
         "waybill.refund.v1.ReturnCompleted" => (
             event.decode::<refund::ReturnCompleted>()?.return_id,
-            "return",
+            Matter::Return,
             false,
         ),
-        "waybill.refund.v1.RefundCreated" => {
-            (event.decode::<refund::RefundCreated>()?.refund_id, "refund", true)
-        }
+        "waybill.refund.v1.RefundCreated" => (
+            event.decode::<refund::RefundCreated>()?.refund_id,
+            Matter::Refund,
+            true,
+        ),
         "waybill.refund.v1.RefundSucceeded" => (
             event.decode::<refund::RefundSucceeded>()?.refund_id,
-            "refund",
+            Matter::Refund,
             false,
         ),
         // What was refused is owed again.
-        "waybill.refund.v1.RefundFailed" => {
-            (event.decode::<refund::RefundFailed>()?.refund_id, "refund", true)
-        }
+        "waybill.refund.v1.RefundFailed" => (
+            event.decode::<refund::RefundFailed>()?.refund_id,
+            Matter::Refund,
+            true,
+        ),
         "waybill.fulfillment.v1.ShipmentStatusChanged" => {
             let changed: fulfillment::ShipmentStatusChanged = event.decode()?;
-            (changed.shipment_id, "shipment", changed.status == "exception")
+            let trouble = ["exception", "returned_to_sender"].contains(&changed.status.as_str());
+            (changed.shipment_id, Matter::Shipment, trouble)
         }
         "waybill.fulfillment.v1.ShipmentDelivered" => (
             event.decode::<fulfillment::ShipmentDelivered>()?.shipment_id,
-            "shipment",
+            Matter::Shipment,
             false,
         ),
         _ => return Ok(None),
     };
-    Ok(Some((parse("subject", &id)?, kind, open)))
+    Ok(Some((parse("subject", &id)?, matter, open)))
 }
 
 /// What the customer is told because of an event, and what it is about.
@@ -204,7 +228,6 @@ fn stages(event: &Event) -> Result<Vec<(Stage, Uuid)>, FoldError> {
             Stage::RefundFailed,
             &event.decode::<refund::RefundFailed>()?.refund_id,
         ),
-        // Events are additive: a type that tells the customer nothing, or is newer than this code, is passed over.
         _ => Ok(Vec::new()),
     }
 }

@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::{Backbone, BackboneError, Peers, identity_check};
 use waybill_kernel::time;
+use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_server::NotificationServiceServer;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
@@ -155,6 +156,7 @@ impl App {
             renderer: Arc::clone(&renderer),
             carrier,
             follow_up_pause: config.follow_up_pause,
+            follow_up_patience: config.follow_up_patience,
             max_attempts: config.max_attempts,
         };
         let grpc = Grpc::new(db.clone(), deps.clock, renderer);
@@ -168,36 +170,52 @@ impl App {
         })
     }
 
-    /// Serves, follows and sends until `shutdown`, or until a part of it fails.
+    /// Serves, follows and sends until `shutdown`: takes no new calls, lets those that run end, then stops the work behind
+    /// them. A part that fails stops all of it.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        let common = self.config.common;
-        let grace = common.shutdown_grace;
-        let server = Server::new(NAME, self.verifier, common.limits.clone())
-            .grace(grace)
-            .add(
-                NotificationServiceServer::new(self.grpc)
-                    .max_decoding_message_size(common.limits.max_message_bytes),
-                waybill_proto::FILE_DESCRIPTOR_SET,
-            )
-            .add(self.backbone.grpc(), waybill_proto::FILE_DESCRIPTOR_SET);
+        let Config {
+            common,
+            concurrency,
+            max_attempts,
+            ..
+        } = self.config;
+        let service = NotificationServiceServer::new(self.grpc)
+            .max_decoding_message_size(common.limits.max_message_bytes);
+        let server = Server::new(NAME, self.verifier, common.limits)
+            .grace(common.shutdown_grace)
+            .add(service, FILE_DESCRIPTOR_SET)
+            .add(self.backbone.grpc(), FILE_DESCRIPTOR_SET);
 
-        let tasks = TaskGroup::new(&shutdown);
-        self.backbone.spawn(&tasks).await?;
+        let behind = TaskGroup::new(&CancellationToken::new());
+        self.backbone.spawn(&behind).await?;
         let options = JobOptions {
-            concurrency: self.config.concurrency,
-            max_attempts: self.config.max_attempts,
+            concurrency,
+            max_attempts,
             ..JobOptions::default()
         };
-        tasks.spawn(
-            "sender",
-            JobRunner::new(self.db, self.sender, options).run(tasks.token()),
+        let sender = JobRunner::new(self.db.clone(), self.sender, options);
+        behind.spawn("sender", sender.run(behind.token()));
+        behind.spawn("prune", workers::prune(self.db.clone(), behind.token()));
+
+        let stop = shutdown.child_token();
+        let failing = async {
+            behind.stopping().await;
+            stop.cancel();
+        };
+        let (served, ()) = tokio::join!(
+            async {
+                let served = server.serve(listener, stop.clone()).await;
+                behind.token().cancel();
+                served
+            },
+            failing,
         );
-        let served = server.serve(listener, tasks.token()).await;
-        let ended = tasks.shutdown(grace).await;
+        let ended = behind.shutdown(common.shutdown_grace).await;
+        self.db.close().await;
         served?;
         Ok(ended?)
     }

@@ -76,9 +76,7 @@ impl Owners {
             key: Some(get_order_request::Key::OrderId(notification.order.to_string())),
         };
         let answer = self.orders.clone().get_order(request).await?.into_inner();
-        answer
-            .order
-            .ok_or_else(|| Status::internal("the order service answered without an order"))
+        answer.order.ok_or_else(|| missing("order"))
     }
 
     async fn shipment(
@@ -96,7 +94,8 @@ impl Owners {
             shipment_id: notification.subject.to_string(),
         };
         let answer = self.fulfillment.clone().get_shipment(request).await?.into_inner();
-        Ok(answer.shipment.map(|shipment| ShipmentFacts {
+        let shipment = answer.shipment.ok_or_else(|| missing("shipment"))?;
+        Ok(Some(ShipmentFacts {
             carrier: title_case(&shipment.carrier),
             tracking_number: shipment.tracking_number,
             tracking_url: shipment.tracking_url,
@@ -133,7 +132,8 @@ impl Owners {
             return_id: notification.subject.to_string(),
         };
         let answer = self.refunds.clone().get_return(request).await?.into_inner();
-        Ok(answer.r#return.map(|returned| ReturnFacts {
+        let returned = answer.r#return.ok_or_else(|| missing("return"))?;
+        Ok(Some(ReturnFacts {
             lines: returned
                 .lines
                 .into_iter()
@@ -163,16 +163,20 @@ impl Owners {
             refund_id: notification.subject.to_string(),
         };
         let answer = self.refunds.clone().get_refund(request).await?.into_inner();
-        Ok(answer.refund.map(|refund| {
-            let mut methods: Vec<String> = refund.legs.iter().map(|leg| title_case(&leg.provider)).collect();
-            methods.dedup();
-            RefundFacts {
-                amount: money(refund.amount.as_ref()),
-                expected_date: date(refund.expected_at, zone),
-                method: methods.join(", "),
-            }
+        let refund = answer.refund.ok_or_else(|| missing("refund"))?;
+        let mut methods: Vec<String> = refund.legs.iter().map(|leg| title_case(&leg.provider)).collect();
+        methods.dedup();
+        Ok(Some(RefundFacts {
+            amount: money(refund.amount.as_ref()),
+            expected_date: date(refund.expected_at, zone),
+            method: methods.join(", "),
         }))
     }
+}
+
+/// An answer without what was asked for.
+fn missing(what: &str) -> Status {
+    Status::internal(format!("an owner answered without the {what}"))
 }
 
 /// Shipments and returns name their lines by id; the order knows what customers call them.

@@ -12,6 +12,7 @@ use waybill_store::StoreError;
 use crate::domain::brand::Brand;
 use crate::domain::notification::{Notification, Planned, State};
 use crate::domain::stage::Stage;
+use crate::domain::turn::Matter;
 
 /// Takes one field of every row, for a statement that reads arrays.
 fn column<T, V>(rows: &[T], of: impl FnMut(&T) -> V) -> Vec<V> {
@@ -50,6 +51,53 @@ pub async fn put_brand(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Keeps the brand of a store from being set until the transaction ends, together with others who do.
+pub async fn share_brand(
+    conn: &mut PgConnection,
+    merchant: MerchantId,
+    store: StoreId,
+) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
+        .bind(brand_lock(merchant, store))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Waits for those who share the brand of a store, and keeps others out until the transaction ends.
+pub async fn claim_brand(
+    conn: &mut PgConnection,
+    merchant: MerchantId,
+    store: StoreId,
+) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(brand_lock(merchant, store))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Before it is set a brand has no row that could be locked. Advisory locks are shared by all schemas of a database, so
+/// the name says whose it is.
+fn brand_lock(merchant: MerchantId, store: StoreId) -> String {
+    format!("notification/brand/{merchant}/{store}")
+}
+
+/// Whether a store has a brand.
+pub async fn brand_exists(
+    conn: &mut PgConnection,
+    merchant: MerchantId,
+    store: StoreId,
+) -> Result<bool, StoreError> {
+    Ok(
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM brands WHERE merchant_id = $1 AND store_id = $2)")
+            .bind(merchant.uuid())
+            .bind(store.uuid())
+            .fetch_one(conn)
+            .await?,
+    )
 }
 
 /// A store's brand.
@@ -102,10 +150,10 @@ pub async fn place(conn: &mut PgConnection, orders: &[(Uuid, Uuid, Uuid)]) -> Re
     Ok(())
 }
 
-/// Writes what is open now: for each subject its order and kind, or nothing when it is closed.
+/// Writes what is open now: for each subject its order and what it is, or nothing when it is closed.
 pub async fn set_open(
     conn: &mut PgConnection,
-    matters: &HashMap<Uuid, Option<(Uuid, &'static str)>>,
+    matters: &HashMap<Uuid, Option<(Uuid, Matter)>>,
 ) -> Result<(), StoreError> {
     if matters.is_empty() {
         return Ok(());
@@ -117,7 +165,7 @@ pub async fn set_open(
         .collect();
     let opened: Vec<(Uuid, Uuid, &str)> = matters
         .iter()
-        .filter_map(|(subject, open)| open.map(|(order, kind)| (*subject, order, kind)))
+        .filter_map(|(subject, open)| open.map(|(order, matter)| (*subject, order, matter.key())))
         .collect();
     sqlx::query(
         "WITH closed AS (DELETE FROM open_matters WHERE subject_id = ANY($1))
@@ -169,8 +217,8 @@ pub struct Due {
     pub notification: Notification,
     /// The store's brand; none before it was set.
     pub brand: Option<Brand>,
-    /// Whether something about the order is open.
-    pub open_matter: bool,
+    /// What is open about the order; one of them when there are several.
+    pub open: Option<Matter>,
 }
 
 /// Reads a notification that is to be sent, its brand and what is open, in one round trip.
@@ -178,7 +226,7 @@ pub async fn due(pool: &PgPool, id: NotificationId) -> Result<Option<Due>, Store
     let row = sqlx::query(
         "SELECT n.*, b.name, b.from_email, b.support_email, b.support_phone, b.logo_url, b.accent_color,
                 b.default_locale, b.time_zone, b.merchant_id IS NOT NULL AS has_brand,
-                EXISTS (SELECT FROM open_matters m WHERE m.order_id = n.order_id) AS open_matter
+                (SELECT max(m.kind) FROM open_matters m WHERE m.order_id = n.order_id) AS open_kind
          FROM notifications n LEFT JOIN brands b ON b.merchant_id = n.merchant_id AND b.store_id = n.store_id
          WHERE n.notification_id = $1",
     )
@@ -191,10 +239,14 @@ pub async fn due(pool: &PgPool, id: NotificationId) -> Result<Option<Due>, Store
     } else {
         None
     };
+    let open: Option<String> = row.try_get("open_kind")?;
+    let open = open.map(|kind| {
+        Matter::from_key(&kind).ok_or_else(|| StoreError::decode(format!("unknown matter {kind:?}")))
+    });
     Ok(Some(Due {
         notification: notification_of(&row)?,
         brand,
-        open_matter: row.try_get("open_matter")?,
+        open: open.transpose()?,
     }))
 }
 

@@ -1,22 +1,31 @@
-//! Sending: one job a message.
+//! Sending: one job a message. Decides nothing by itself: [`Turn`] says whether a message goes out, the mail server
+//! whether it was taken.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use waybill_events::Log;
 use waybill_kernel::time;
-use waybill_store::jobs::{Done, Job, JobError, JobHandler};
-use waybill_store::{Db, RetryClass as _};
+use waybill_store::Db;
+use waybill_store::jobs::{self, Done, Job, JobError, JobHandler};
 
-use crate::app::delivery::{Begin, Finish, Suspend};
+use crate::app::delivery::{Begin, Finish, Suspend, WaitForBrand};
 use crate::app::{SEND, SendPayload};
 use crate::domain::brand::Brand;
-use crate::domain::notification::{Notification, State};
+use crate::domain::notification::{Notification, State, reason};
+use crate::domain::turn::Turn;
 use crate::error::Error;
-use crate::owners::Owners;
+use crate::owners::{Addressed, Owners};
 use crate::providers::{Carrier, Outgoing, SendError};
 use crate::render::Renderer;
 use crate::store;
+
+/// After which an owner that stays away is asked again. No message is given up because one of our own services is away.
+const OWNER_PAUSE: Duration = Duration::from_secs(600);
 
 /// Sends messages.
 pub struct Sender {
@@ -32,8 +41,10 @@ pub struct Sender {
     pub renderer: Arc<Renderer>,
     /// The way out.
     pub carrier: Arc<dyn Carrier>,
-    /// After which a follow-up looks again.
+    /// After which a follow-up that waits looks again.
     pub follow_up_pause: Duration,
+    /// After which a follow-up that waits is not sent any more.
+    pub follow_up_patience: Duration,
     /// Tries before a message is given up.
     pub max_attempts: u32,
 }
@@ -45,55 +56,79 @@ impl JobHandler for Sender {
         let payload: SendPayload = job.payload()?;
         let due = store::due(self.db.pool(), payload.notification_id).await?;
         let due = due.ok_or_else(|| JobError::dead("the notification does not exist"))?;
-        let notification = due.notification;
-        if notification.state.is_final() {
-            return Ok(Done::Finished);
+        let notification = &due.notification;
+        let now = self.clock.now();
+        let turn = Turn::of(
+            notification,
+            due.brand.is_some(),
+            due.open,
+            now,
+            self.follow_up_patience,
+        );
+        match (turn, &due.brand) {
+            (Turn::Over, _) => Ok(Done::Finished),
+            (Turn::Wait(reason), _) => self.put_off(notification, reason).await,
+            (Turn::Suppress(reason), _) => self.finish(job, notification, State::Suppressed, reason).await,
+            (Turn::Send, Some(brand)) => self.send(job, notification, brand).await,
+            (Turn::WaitForBrand, _) | (Turn::Send, None) => self.wait_for_brand(job, notification).await,
         }
-        let Some(brand) = due.brand else {
-            let suspend = Suspend {
-                id: notification.id,
-                reason: "NO_BRAND",
-                job,
-            };
-            return self
-                .db
-                .run(&suspend)
-                .await
-                .map(|()| Done::Finished)
-                .map_err(retry);
-        };
-        if notification.stage.is_follow_up() && due.open_matter {
-            return Ok(Done::Again {
-                after: self.follow_up_pause,
-            });
-        }
-        self.send(job, &notification, &brand).await
     }
 }
 
 impl Sender {
+    async fn wait_for_brand(&self, job: &Job, notification: &Notification) -> Result<Done, JobError> {
+        let wait = WaitForBrand { notification, job };
+        Ok(match self.db.run(&wait).await.map_err(retry)? {
+            true => Done::Finished,
+            // It was set in this very moment.
+            false => Done::Again {
+                after: Duration::ZERO,
+            },
+        })
+    }
+
+    async fn put_off(&self, notification: &Notification, reason: &'static str) -> Result<Done, JobError> {
+        if notification.reason != reason {
+            let suspend = Suspend {
+                id: notification.id,
+                reason,
+            };
+            self.db.run(&suspend).await.map_err(retry)?;
+        }
+        Ok(Done::Again {
+            after: self.follow_up_pause,
+        })
+    }
+
     async fn send(&self, job: &Job, notification: &Notification, brand: &Brand) -> Result<Done, JobError> {
-        let addressed = self
-            .owners
-            .facts(notification, brand)
-            .await
-            // The status of a peer may name what it was asked for: only its code is kept.
-            .map_err(|status| JobError::retry(format!("an owner could not be asked: {:?}", status.code())))?;
-        if addressed.email.is_empty() {
+        let last = job.attempt >= self.max_attempts;
+        let Addressed { email, locale, facts } = match self.owners.facts(notification, brand).await {
+            Ok(addressed) => addressed,
+            Err(status) if last && status.code() == Code::NotFound => {
+                let reason = reason::SUBJECT_NOT_FOUND;
+                return self.finish(job, notification, State::Failed, reason).await;
+            }
+            Err(_) if last => return Ok(Done::Again { after: OWNER_PAUSE }),
+            Err(status) => return Err(unanswered(&status)),
+        };
+        if email.is_empty() {
             return self
-                .finish(job, notification, State::Suppressed, "NO_ADDRESS")
+                .finish(job, notification, State::Suppressed, reason::NO_ADDRESS)
                 .await;
         }
-        let locales = [addressed.locale.as_str(), brand.default_locale.as_str()];
-        let content = self
-            .renderer
-            .render(notification.stage, &locales, &addressed.facts)
-            .map_err(|error| JobError::dead(error.to_string()))?;
+        let locales = [locale.as_str(), brand.default_locale.as_str()];
+        let content = match self.renderer.render(notification.stage, &locales, &facts) {
+            Ok(content) => content,
+            Err(error) => {
+                tracing::error!(stage = notification.stage.key(), %error, "a template could not be filled");
+                let reason = reason::TEMPLATE_FAULT;
+                return self.finish(job, notification, State::Failed, reason).await;
+            }
+        };
 
-        let domain = brand.from_email.rsplit('@').next().unwrap_or("waybill.invalid");
         let begin = Begin {
             id: notification.id,
-            message_id: format!("{}@{domain}", notification.id),
+            message_id: message_id(notification, brand),
         };
         let Some(message_id) = self.db.run(&begin).await.map_err(retry)? else {
             return Ok(Done::Finished);
@@ -103,30 +138,19 @@ impl Sender {
             from_name: brand.name.clone(),
             from: brand.from_email.clone(),
             reply_to: brand.support_email.clone(),
-            to: addressed.email,
+            to: email,
             content,
         };
-        let sent = tokio::time::timeout(job.remaining(), self.carrier.send(outgoing))
-            .await
-            .unwrap_or_else(|_| {
-                Err(SendError::Unknown(
-                    "no answer before the end of the lease".to_owned(),
-                ))
-            });
-        match sent {
-            Ok(()) => self.finish(job, notification, State::Sent, "").await,
-            Err(SendError::Rejected(_)) => {
-                self.finish(job, notification, State::Failed, "SMTP_REJECTED")
-                    .await
-            }
-            Err(_) if job.attempt >= self.max_attempts => {
-                self.finish(job, notification, State::Failed, "SMTP_UNAVAILABLE")
-                    .await
-            }
-            Err(error @ (SendError::Transient(_) | SendError::Unknown(_))) => {
-                Err(JobError::retry(error.to_string()))
-            }
-        }
+        // Bounded by the lease: after its end another sender may take the message up.
+        let sent = tokio::time::timeout(job.remaining(), self.carrier.send(outgoing)).await;
+        let (state, reason) = match sent {
+            Ok(Ok(())) => (State::Sent, ""),
+            Ok(Err(SendError::Rejected(_))) => (State::Failed, reason::SMTP_REJECTED),
+            _ if last => (State::Failed, reason::SMTP_UNAVAILABLE),
+            Ok(Err(error)) => return Err(JobError::retry(error.to_string())),
+            Err(_) => return Err(JobError::retry("no answer before the end of the lease")),
+        };
+        self.finish(job, notification, state, reason).await
     }
 
     async fn finish(
@@ -148,8 +172,56 @@ impl Sender {
     }
 }
 
+/// The Message-ID of a message: its id, in the sender's domain.
+fn message_id(notification: &Notification, brand: &Brand) -> String {
+    let domain = brand
+        .from_email
+        .rsplit('@')
+        .next()
+        .unwrap_or(brand.from_email.as_str());
+    format!("{}@{domain}", notification.id)
+}
+
+/// The status of a peer may name what it was asked for: only its code is kept.
+fn unanswered(status: &Status) -> JobError {
+    JobError::retry(format!("an owner could not be asked: {:?}", status.code()))
+}
+
 /// The reason of an error of our own: its text names no person.
 fn retry(error: Error) -> JobError {
-    tracing::debug!(retryable = error.is_retry(), "a step of sending failed");
-    JobError::retry(error.to_string())
+    match error {
+        Error::Store(error) => error.into(),
+        other => JobError::retry(other.to_string()),
+    }
+}
+
+/// How often old jobs are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// Jobs removed in one transaction.
+const PRUNE_ROWS: u64 = 1000;
+
+/// Forgets finished jobs that are old enough, every hour, until it is stopped. The decisions stay.
+///
+/// # Errors
+///
+/// None: what the database refuses is tried again an hour later.
+pub async fn prune(db: Db, shutdown: CancellationToken) -> Result<(), Infallible> {
+    let mut ticks = tokio::time::interval(PRUNE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        loop {
+            match jobs::prune(&db, jobs::KEEP_DONE, PRUNE_ROWS.cast_signed()).await {
+                Ok(PRUNE_ROWS) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old jobs could not be removed; trying again in an hour");
+                    break;
+                }
+            }
+        }
+    }
 }

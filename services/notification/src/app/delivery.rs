@@ -7,7 +7,7 @@ use waybill_kernel::id::NotificationId;
 use waybill_store::jobs::Job;
 use waybill_store::{Tx, UseCase};
 
-use crate::domain::notification::{Notification, State};
+use crate::domain::notification::{Notification, State, reason};
 use crate::error::Error;
 use crate::{events, store};
 
@@ -28,23 +28,48 @@ impl UseCase for Begin {
     }
 }
 
-/// Leaves a message scheduled with the reason why it waits, and ends its job.
-pub struct Suspend<'a> {
+/// Notes why a message waits. Its job stays and looks again.
+pub struct Suspend {
     /// The notification.
     pub id: NotificationId,
     /// Why it waits.
     pub reason: &'static str,
-    /// The job.
-    pub job: &'a Job,
 }
 
-impl UseCase for Suspend<'_> {
+impl UseCase for Suspend {
     type Output = ();
     type Error = Error;
 
     async fn run(&self, tx: &mut Tx) -> Result<(), Error> {
-        store::suspend(tx.conn(), self.id, self.reason).await?;
-        Ok(self.job.complete(tx).await?)
+        Ok(store::suspend(tx.conn(), self.id, self.reason).await?)
+    }
+}
+
+/// Leaves a message waiting for its store's brand and ends its job; setting the brand writes another one. Answers false,
+/// and does nothing, when the store has a brand by now.
+pub struct WaitForBrand<'a> {
+    /// The notification.
+    pub notification: &'a Notification,
+    /// The job.
+    pub job: &'a Job,
+}
+
+impl UseCase for WaitForBrand<'_> {
+    type Output = bool;
+    type Error = Error;
+
+    async fn run(&self, tx: &mut Tx) -> Result<bool, Error> {
+        let Notification {
+            id, merchant, store, ..
+        } = *self.notification;
+        // Whoever sets the brand takes up what waits: the two must not miss each other.
+        store::share_brand(tx.conn(), merchant, store).await?;
+        if store::brand_exists(tx.conn(), merchant, store).await? {
+            return Ok(false);
+        }
+        store::suspend(tx.conn(), id, reason::NO_BRAND).await?;
+        self.job.complete(tx).await?;
+        Ok(true)
     }
 }
 

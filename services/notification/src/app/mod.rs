@@ -23,10 +23,15 @@ pub fn job_of_planned(planned: &Planned) -> NewJob {
     let payload = serde_json::json!(SendPayload {
         notification_id: planned.id
     });
-    NewJob::new(SEND, planned.id.to_string(), planned.merchant, payload)
+    let job = NewJob::new(SEND, planned.id.to_string(), planned.merchant, payload)
         .for_order(planned.order)
-        .not_before(planned.scheduled_at)
-        .traceparent(planned.traceparent.clone())
+        .traceparent(planned.traceparent.clone());
+    // What has just happened is told at once, and not when the database's clock has caught up with the writer's.
+    if planned.stage.is_follow_up() {
+        job.not_before(planned.scheduled_at)
+    } else {
+        job
+    }
 }
 
 /// The job that sends a message which waited; `round` tells it from the job that gave up waiting.

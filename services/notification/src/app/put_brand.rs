@@ -26,7 +26,8 @@ pub struct PutBrand {
 }
 
 impl PutBrand {
-    /// Sets the brand, then takes up, chunk by chunk, what waited for one.
+    /// Sets the brand and takes up, chunk by chunk, what waited for one. When it has answered, everything is under way;
+    /// when it has not, it is safe to call again.
     pub async fn run(&self, db: &Db) -> Result<(), Error> {
         db.run(self).await?;
         let resume = Resume {
@@ -44,6 +45,8 @@ impl UseCase for PutBrand {
     type Error = Error;
 
     async fn run(&self, tx: &mut Tx) -> Result<(), Error> {
+        // A sender that is about to leave a message waiting is let finish, or finds the brand.
+        store::claim_brand(tx.conn(), self.merchant, self.store).await?;
         Ok(store::put_brand(tx.conn(), self.merchant, self.store, &self.brand, self.now).await?)
     }
 }

@@ -32,6 +32,7 @@ impl Brand {
     /// Fills what may be left out and names every fault.
     pub fn check(mut self) -> Result<Self, Violations> {
         let mut violations = Violations::default();
+        self.name.truncate(self.name.trim_end_matches(' ').len());
         let mut limit = |field: &str, text: &str, least: usize, most: usize| {
             let length = text.chars().count();
             if length < least || length > most {

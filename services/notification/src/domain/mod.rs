@@ -4,3 +4,4 @@ pub mod brand;
 pub mod message;
 pub mod notification;
 pub mod stage;
+pub mod turn;

@@ -6,6 +6,28 @@ use waybill_kernel::id::{MerchantId, NotificationId, OrderId, StoreId};
 
 use super::stage::Stage;
 
+/// Why a message waits, is not sent or was given up: codes that callers see.
+pub mod reason {
+    /// Waits: the store has no brand yet.
+    pub const NO_BRAND: &str = "NO_BRAND";
+    /// Waits, in the end suppressed: a return is open.
+    pub const RETURN_OPEN: &str = "RETURN_OPEN";
+    /// Waits, in the end suppressed: a refund is open.
+    pub const REFUND_OPEN: &str = "REFUND_OPEN";
+    /// Waits, in the end suppressed: a shipment is in trouble.
+    pub const SHIPMENT_OPEN: &str = "SHIPMENT_OPEN";
+    /// Suppressed: the customer left no address.
+    pub const NO_ADDRESS: &str = "NO_ADDRESS";
+    /// Failed: the mail server refused it for good.
+    pub const SMTP_REJECTED: &str = "SMTP_REJECTED";
+    /// Failed: the mail server did not take it in any of the tries.
+    pub const SMTP_UNAVAILABLE: &str = "SMTP_UNAVAILABLE";
+    /// Failed: its owner does not know what it is about.
+    pub const SUBJECT_NOT_FOUND: &str = "SUBJECT_NOT_FOUND";
+    /// Failed: the template could not be filled.
+    pub const TEMPLATE_FAULT: &str = "TEMPLATE_FAULT";
+}
+
 /// Where a notification stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {

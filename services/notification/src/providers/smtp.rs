@@ -8,12 +8,14 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use secrecy::ExposeSecret as _;
+use tracing::Instrument as _;
 use waybill_runtime::config::ConfigError;
 
 use super::{Carrier, Outgoing, SendError};
@@ -84,7 +86,13 @@ impl Smtp {
 
 impl Carrier for Smtp {
     fn send(&self, message: Outgoing) -> BoxFuture<'_, Result<(), SendError>> {
-        Box::pin(self.deliver(message))
+        let span = tracing::info_span!(
+            "send",
+            otel.name = "send e-mail",
+            otel.kind = "client",
+            waybill.service = crate::NAME,
+        );
+        Box::pin(self.deliver(message).instrument(span))
     }
 }
 
@@ -94,6 +102,24 @@ fn is_about_us(error: &lettre::transport::smtp::Error) -> bool {
         .status()
         .and_then(|code| code.to_string().parse::<u16>().ok())
         .is_some_and(|code| (530..=538).contains(&code))
+}
+
+/// Tells holiday messages and other robots that there is nobody to answer (RFC 3834).
+#[derive(Debug, Clone, Copy)]
+struct AutoSubmitted;
+
+impl Header for AutoSubmitted {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Auto-Submitted")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> HeaderValue {
+        HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
 }
 
 fn compose(message: Outgoing) -> Result<Message, SendError> {
@@ -113,6 +139,7 @@ fn compose(message: Outgoing) -> Result<Message, SendError> {
         .reply_to(reply_to)
         .to(to)
         .subject(message.content.subject)
+        .header(AutoSubmitted)
         .multipart(MultiPart::alternative_plain_html(
             message.content.text,
             message.content.html,
