@@ -1,1 +1,87 @@
-//! The launcher: the whole stack in one process, a demo, operator commands.
+//! The launcher `waybill`: the whole stack in one process, a demo, operator commands.
+//!
+//! - [`stack`] starts everything: private Postgres and NATS, a mail sink, a sandbox payment provider, the services.
+//! - [`demo`] runs a file of orders through it and checks what happened.
+//! - [`commands`] talk to a running stack over gRPC, with the addresses and the token of a [`session`].
+//! - [`import`] reads files of orders; [`intake`] hands them to the order service.
+//!
+//! It holds no business rule: what an order, a return or a refund may do is decided by the services.
+
+pub mod args;
+pub mod commands;
+pub mod demo;
+mod files;
+pub mod import;
+pub mod intake;
+pub mod output;
+pub mod session;
+mod setup;
+pub mod stack;
+pub mod wait;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, Command};
+use crate::session::{Session, StackContext};
+use crate::stack::{Options, Stack};
+
+/// Does what the command line asks for.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let json = cli.json;
+    let context_file = cli.context.clone().unwrap_or_else(StackContext::default_path);
+    let session = || Session::connect(&StackContext::load(cli.context.as_deref())?);
+    match cli.command {
+        Command::Demo(args) => demo::run(args, json, &context_file).await,
+        Command::Up(args) => up(args, json, &context_file).await,
+        Command::Orders(command) => commands::orders::run(&session()?, command, json).await,
+        Command::Shipments(command) => commands::shipments::run(&session()?, command, json).await,
+        Command::Returns(command) => commands::returns::run(&session()?, command, json).await,
+        Command::Refunds(command) => commands::refunds::run(&session()?, command, json).await,
+        Command::Notifications(command) => commands::notifications::run(&session()?, command, json).await,
+        Command::Analytics(command) => commands::analytics::run(&session()?, command, json).await,
+        Command::Trace { trace_id, spans } => {
+            let file = match spans {
+                Some(file) => file,
+                None => StackContext::load(cli.context.as_deref())?.spans.ok_or_else(|| {
+                    anyhow::anyhow!("the running stack writes no spans; name a file with --spans")
+                })?,
+            };
+            commands::trace::run(&file, &trace_id)
+        }
+        Command::MailSink { listen } => commands::mail_sink(listen).await,
+        Command::Health { url } => commands::health(&url).await,
+        Command::Setup(command) => commands::setup::run(command).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "waybill", &mut script);
+            output::line(String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+async fn up(args: args::UpArgs, json: bool, context_file: &std::path::Path) -> anyhow::Result<()> {
+    let _telemetry = stack::telemetry()?;
+    let stack = Stack::start(Options {
+        data: args.data,
+        port: args.port,
+        ..Options::default()
+    })
+    .await?;
+    stack.context().save(context_file)?;
+    if json {
+        let mut shown = serde_json::to_value(stack.context())?;
+        // The token stays in the file, which only its owner can read.
+        if let Some(shown) = shown.as_object_mut() {
+            shown.remove("token");
+            shown.insert("context".to_owned(), context_file.display().to_string().into());
+        }
+        output::line(serde_json::to_string(&shown)?);
+    } else {
+        output::line(format!("Waybill is up.\n{}\n", stack.addresses()));
+        output::line(format!("The operator's token is in {}.", context_file.display()));
+        output::line("Try `waybill orders import services/cli/demo/orders.csv`. Ctrl-C stops everything.");
+    }
+    stack.wait().await;
+    stack.stop().await
+}

@@ -61,7 +61,11 @@ impl Validate for Config {
             "is required: the edge calls the services with it",
         );
         for peer in ["fulfillment", "refund"] {
-            violations.require(self.common.peers.contains_key(peer), format!("peers.{peer}"), "is not set");
+            violations.require(
+                self.common.peers.contains_key(peer),
+                format!("peers.{peer}"),
+                "is not set",
+            );
         }
         violations.require(
             (1024..=16 << 20).contains(&self.max_body_bytes),

@@ -46,7 +46,10 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = self.status();
         if status.is_server_error() {
-            tracing::warn!(error = &self as &dyn std::error::Error, "a request could not be answered");
+            tracing::warn!(
+                error = &self as &dyn std::error::Error,
+                "a request could not be answered"
+            );
         }
         (status, Json(serde_json::json!({ "error": self.to_string() }))).into_response()
     }

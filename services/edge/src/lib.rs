@@ -66,7 +66,11 @@ impl App {
     pub fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
         let token = TokenSource::fixed(config.common.auth.service_token.read("auth.service_token")?);
         let channel = |service: &'static str| -> Result<Channel, StartError> {
-            let url = config.common.peers.get(service).ok_or(StartError::NoPeer(service))?;
+            let url = config
+                .common
+                .peers
+                .get(service)
+                .ok_or(StartError::NoPeer(service))?;
             Ok(client::connect(url, token.clone(), "edge")?)
         };
         let (fulfillment, refund) = (channel("fulfillment")?, channel("refund")?);
@@ -91,10 +95,18 @@ impl App {
         Router::new()
             .route("/healthz", get(|| async { StatusCode::OK }))
             .route("/policies/{merchant}/{store}", get(pages::policy))
-            .route("/webhooks/aftership/{merchant}/{store}", post(webhooks::aftership::receive))
-            .route("/webhooks/stripe/{merchant}/{store}", post(webhooks::stripe::receive))
+            .route(
+                "/webhooks/aftership/{merchant}/{store}",
+                post(webhooks::aftership::receive),
+            )
+            .route(
+                "/webhooks/stripe/{merchant}/{store}",
+                post(webhooks::stripe::receive),
+            )
             .layer(DefaultBodyLimit::max(limit))
-            .layer(middleware::from_fn(move |request, next| guard(within, request, next)))
+            .layer(middleware::from_fn(move |request, next| {
+                guard(within, request, next)
+            }))
             .with_state(Arc::new(self))
     }
 }
@@ -114,7 +126,10 @@ async fn guard(within: Duration, request: Request<axum::body::Body>, next: Next)
     let mut response = answer.unwrap_or_else(|_| StatusCode::GATEWAY_TIMEOUT.into_response());
     span.record("http.response.status_code", response.status().as_u16());
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,

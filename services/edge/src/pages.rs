@@ -40,14 +40,24 @@ pub async fn policy(
 ) -> Result<Html<String>, Error> {
     let merchant: MerchantId = merchant.parse().map_err(|_| Error::NotFound)?;
     let store: StoreId = store.parse().map_err(|_| Error::NotFound)?;
-    let request =
-        GetPolicyRequest { merchant_id: merchant.to_string(), store_id: store.to_string(), at: None };
+    let request = GetPolicyRequest {
+        merchant_id: merchant.to_string(),
+        store_id: store.to_string(),
+        at: None,
+    };
     let answer = app.refunds.clone().get_policy(request).await?.into_inner();
     let mut environment = Environment::new();
     environment.add_template("policy.html", POLICY)?;
-    let text: Vec<String> =
-        answer.text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let text: Vec<String> = answer
+        .text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     let version = answer.policy.map_or(0, |policy| policy.version);
-    let page = environment.get_template("policy.html")?.render(context! { text, version })?;
+    let page = environment
+        .get_template("policy.html")?
+        .render(context! { text, version })?;
     Ok(Html(page))
 }

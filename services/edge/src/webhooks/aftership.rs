@@ -56,7 +56,10 @@ pub async fn receive(
     body: Bytes,
 ) -> Result<StatusCode, Error> {
     let (merchant_id, store_id, secrets) = super::store(&app, &merchant, &store)?;
-    let secret = secrets.aftership.read("webhooks.aftership").map_err(|_| Error::NotFound)?;
+    let secret = secrets
+        .aftership
+        .read("webhooks.aftership")
+        .map_err(|_| Error::NotFound)?;
     let signature = headers
         .get("aftership-hmac-sha256")
         .and_then(|value| BASE64_STANDARD.decode(value.as_bytes()).ok())
@@ -66,7 +69,9 @@ pub async fn receive(
     }
     let webhook: Webhook =
         serde_json::from_slice(&body).map_err(|error| Error::Malformed(format!("line {}", error.line())))?;
-    let Some(update) = update(webhook) else { return Ok(StatusCode::OK) };
+    let Some(update) = update(webhook) else {
+        return Ok(StatusCode::OK);
+    };
     let request = RecordTrackingRequest {
         merchant_id: merchant_id.to_string(),
         store_id: store_id.to_string(),
@@ -87,7 +92,10 @@ fn update(webhook: Webhook) -> Option<TrackingUpdate> {
         .checkpoint_time
         .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
         .map(|time| time.with_timezone(&Utc))
-        .map(|time| prost_types::Timestamp { seconds: time.timestamp(), nanos: 0 });
+        .map(|time| prost_types::Timestamp {
+            seconds: time.timestamp(),
+            nanos: 0,
+        });
     Some(TrackingUpdate {
         shipment: Some(tracking_update::Shipment::Tracking(TrackingReference {
             carrier: webhook.msg.slug,
@@ -119,7 +127,11 @@ fn canonical(tag: &str) -> Option<ShipmentStatus> {
 
 /// Text for people, cut to what the contract takes and freed of control characters.
 fn cut(text: Option<String>, most: usize) -> String {
-    text.unwrap_or_default().chars().filter(|letter| !letter.is_control()).take(most).collect()
+    text.unwrap_or_default()
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(most)
+        .collect()
 }
 
 #[cfg(test)]

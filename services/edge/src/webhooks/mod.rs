@@ -18,6 +18,10 @@ fn store<'a>(
 ) -> Result<(MerchantId, StoreId, &'a WebhookSecrets), Error> {
     let merchant_id: MerchantId = merchant.parse().map_err(|_| Error::NotFound)?;
     let store_id: StoreId = store.parse().map_err(|_| Error::NotFound)?;
-    let secrets = app.config.webhooks.get(&format!("{merchant_id}/{store_id}")).ok_or(Error::NotFound)?;
+    let secrets = app
+        .config
+        .webhooks
+        .get(&format!("{merchant_id}/{store_id}"))
+        .ok_or(Error::NotFound)?;
     Ok((merchant_id, store_id, secrets))
 }

@@ -24,11 +24,20 @@ pub async fn receive(
     body: Bytes,
 ) -> Result<StatusCode, Error> {
     let (merchant_id, store_id, secrets) = super::store(&app, &merchant, &store)?;
-    let secrets: Vec<_> = secrets.stripe.iter().filter_map(|secret| secret.read("webhooks.stripe").ok()).collect();
-    let header = headers.get("stripe-signature").and_then(|value| value.to_str().ok()).ok_or(Error::NotVerified)?;
+    let secrets: Vec<_> = secrets
+        .stripe
+        .iter()
+        .filter_map(|secret| secret.read("webhooks.stripe").ok())
+        .collect();
+    let header = headers
+        .get("stripe-signature")
+        .and_then(|value| value.to_str().ok())
+        .ok_or(Error::NotVerified)?;
     verify_webhook(header, &body, &secrets, app.clock.now()).map_err(|_| Error::NotVerified)?;
     let event = parse_event(&body).map_err(|error| Error::Malformed(error.to_string()))?;
-    let Some(refund) = event.refund else { return Ok(StatusCode::OK) };
+    let Some(refund) = event.refund else {
+        return Ok(StatusCode::OK);
+    };
     let (outcome, failure_reason) = match refund.state {
         RefundState::Pending => ("pending", String::new()),
         RefundState::Succeeded => ("succeeded", String::new()),

@@ -1,0 +1,401 @@
+//! The command line: what can be asked, and the help that teaches it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Carries orders from the moment they are placed until the money of the last refund has arrived.
+///
+/// `waybill demo` shows a whole day of orders in a minute; `waybill up` starts the same stack and leaves it running.
+/// The other commands talk to a running stack over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "waybill", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Print what was answered as JSON, for programs, instead of tables.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Where the stack's addresses and token stand; written by `waybill up` and `waybill demo --keep`.
+    #[arg(long, global = true, env = "WAYBILL_CONTEXT", value_name = "FILE")]
+    pub context: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a file of orders through the whole stack and show what happened.
+    ///
+    /// Starts a private Postgres, a private NATS, a mail sink, a sandbox payment provider and all services in this
+    /// process, drives every order to its end over the public gRPC API, checks the result and stops. The exit code is 0
+    /// only if every order reached its end and the books balance.
+    Demo(DemoArgs),
+    /// Start the whole stack in this process and keep it running.
+    Up(UpArgs),
+    /// Import, list, read, cancel and watch orders.
+    #[command(subcommand)]
+    Orders(OrdersCommand),
+    /// Ship orders, record what carriers say, look at stock.
+    #[command(subcommand)]
+    Shipments(ShipmentsCommand),
+    /// Publish the policy; quote, request and decide returns.
+    #[command(subcommand)]
+    Returns(ReturnsCommand),
+    /// Pay money back, approve, retry; read the books.
+    #[command(subcommand)]
+    Refunds(RefundsCommand),
+    /// See what customers were told.
+    #[command(subcommand)]
+    Notifications(NotificationsCommand),
+    /// Figures of orders and refunds.
+    #[command(subcommand)]
+    Analytics(AnalyticsCommand),
+    /// Draw the trace with this id from a file of spans.
+    Trace {
+        /// Trace id, 32 hex digits.
+        trace_id: String,
+        /// The file of spans; the running stack's when not given.
+        #[arg(long, value_name = "FILE")]
+        spans: Option<PathBuf>,
+    },
+    /// Take every mail and print it as a line of JSON: a mail server for a machine on which nothing must get out.
+    MailSink {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:1025", value_name = "HOST:PORT")]
+        listen: std::net::SocketAddr,
+    },
+    /// Ask a service whether it serves; for health checks of containers.
+    Health {
+        /// Its address, e.g. http://127.0.0.1:7001.
+        url: String,
+    },
+    /// Prepare a machine or a cluster: secrets, tokens, database roles.
+    #[command(subcommand)]
+    Setup(SetupCommand),
+    /// Print a completion script, e.g. `waybill completions bash > /etc/bash_completion.d/waybill`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How the demo runs.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// A Shopify order-export CSV; the sample of 32 orders when not given.
+    #[arg(long, value_name = "FILE")]
+    pub orders: Option<PathBuf>,
+    /// Leave the stack running afterwards, until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// How the stack runs.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Keep the data of Postgres and NATS in this folder; without it they go when the stack stops.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// First of six loopback ports, one a service and one for HTTP, in the order order, fulfillment, refund,
+    /// notification, analytics, edge; free ports when not given.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+/// Names one order.
+#[derive(Debug, Args)]
+pub struct OrderRef {
+    /// The order: its id or its number, e.g. "#1004".
+    pub order: String,
+}
+
+/// Commands on orders.
+#[derive(Debug, Subcommand)]
+pub enum OrdersCommand {
+    /// Import a Shopify order-export CSV; orders that are there already are left alone.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Take the orders, but do not record the payments the file tells of.
+        #[arg(long)]
+        without_payments: bool,
+    },
+    /// List orders, newest first.
+    List {
+        /// The most orders to list.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        limit: i32,
+        /// Only orders of this status: open, on-hold, cancelled, completed.
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Read one order.
+    Get(OrderRef),
+    /// What happened to an order, from all services.
+    Timeline(OrderRef),
+    /// Cancel an order of which nothing has shipped.
+    Cancel {
+        /// Which.
+        #[command(flatten)]
+        order: OrderRef,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Print every change as it happens, until Ctrl-C.
+    Watch {
+        /// Begin with the first change there is.
+        #[arg(long)]
+        from_start: bool,
+    },
+}
+
+/// Commands on shipments and stock.
+#[derive(Debug, Subcommand)]
+pub enum ShipmentsCommand {
+    /// List shipments, newest first.
+    List {
+        /// Only shipments of this order.
+        #[arg(long)]
+        order: Option<String>,
+    },
+    /// Hand everything that is reserved for an order to a carrier.
+    Create {
+        /// Which order.
+        #[command(flatten)]
+        order: OrderRef,
+        /// The carrier's key, e.g. royal-mail.
+        #[arg(long)]
+        carrier: String,
+        /// The carrier's number.
+        #[arg(long)]
+        tracking_number: String,
+        /// Where a person can follow it.
+        #[arg(long, default_value = "")]
+        tracking_url: String,
+    },
+    /// Record what the carrier says.
+    Track {
+        /// The shipment's id.
+        shipment_id: String,
+        /// in-transit, out-for-delivery, delivered, exception …
+        status: String,
+    },
+    /// List stock levels.
+    Stock {
+        /// Only these skus.
+        skus: Vec<String>,
+    },
+    /// Add units of a sku at a location.
+    Restock {
+        /// Stock keeping unit.
+        sku: String,
+        /// Units to add; negative takes.
+        #[arg(allow_negative_numbers = true)]
+        units: i64,
+        /// The location's id; the first location when not given.
+        #[arg(long)]
+        location: Option<String>,
+    },
+}
+
+/// Commands on the policy and on returns.
+#[derive(Debug, Subcommand)]
+pub enum ReturnsCommand {
+    /// Read the policy in force, in words.
+    Policy,
+    /// List returns, newest first.
+    List {
+        /// Only returns of this order.
+        #[arg(long)]
+        order: Option<String>,
+    },
+    /// What a return would bring, without asking for it.
+    Quote(ReturnArgs),
+    /// Ask for a return.
+    Request(ReturnArgs),
+    /// Approve a requested return.
+    Approve {
+        /// The return's id.
+        return_id: String,
+    },
+    /// Decline a requested return.
+    Decline {
+        /// The return's id.
+        return_id: String,
+        /// Why; the customer is told.
+        #[arg(long)]
+        reason: String,
+    },
+    /// The goods are back and can be sold again.
+    Receive {
+        /// The return's id.
+        return_id: String,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Args)]
+pub struct ReturnArgs {
+    /// Which order.
+    #[command(flatten)]
+    pub order: OrderRef,
+    /// Units as SKU=QUANTITY; everything when not given.
+    #[arg(long = "line", value_name = "SKU=QUANTITY")]
+    pub lines: Vec<String>,
+    /// unwanted, wrong-size, damaged, wrong-item, not-as-described, late, other.
+    #[arg(long, default_value = "unwanted")]
+    pub reason: String,
+}
+
+/// Commands on refunds and the books.
+#[derive(Debug, Subcommand)]
+pub enum RefundsCommand {
+    /// List refunds, newest first.
+    List {
+        /// Only refunds of this order.
+        #[arg(long)]
+        order: Option<String>,
+    },
+    /// Read one refund.
+    Get {
+        /// The refund's id.
+        refund_id: String,
+    },
+    /// Pay back units without a return.
+    Create {
+        /// Which order.
+        #[command(flatten)]
+        order: OrderRef,
+        /// Units as SKU=QUANTITY.
+        #[arg(long = "line", value_name = "SKU=QUANTITY")]
+        lines: Vec<String>,
+        /// Pay back shipping too.
+        #[arg(long)]
+        shipping: bool,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Give a refund the second pair of eyes it waits for.
+    Approve {
+        /// The refund's id.
+        refund_id: String,
+    },
+    /// Send a failed leg to its provider again.
+    Retry {
+        /// The refund's id.
+        refund_id: String,
+        /// The leg's id.
+        leg_id: String,
+    },
+    /// Entries of the books of an order, or the newest of the store.
+    Journal {
+        /// Only entries of this order.
+        #[arg(long)]
+        order: Option<String>,
+    },
+    /// Sums per account; the exit code is 0 only if they balance.
+    Balance,
+}
+
+/// Commands on notifications.
+#[derive(Debug, Subcommand)]
+pub enum NotificationsCommand {
+    /// List notifications, newest first.
+    List {
+        /// Only notifications of this order.
+        #[arg(long)]
+        order: Option<String>,
+    },
+    /// Render a stage with sample data: order-confirmed, shipped, refund-succeeded …
+    Preview {
+        /// The stage.
+        stage: String,
+        /// Print the HTML instead of the text.
+        #[arg(long)]
+        html: bool,
+    },
+}
+
+/// Commands on figures.
+#[derive(Debug, Subcommand)]
+pub enum AnalyticsCommand {
+    /// Orders, sales, refunds and rates of a period.
+    Summary(PeriodArgs),
+    /// The same, day by day.
+    Daily(PeriodArgs),
+    /// Refunds by reason.
+    Reasons(PeriodArgs),
+    /// How long the steps of an order take.
+    Times(PeriodArgs),
+}
+
+/// A period.
+#[derive(Debug, Args)]
+pub struct PeriodArgs {
+    /// First day, YYYY-MM-DD; the last 90 days when not given.
+    #[arg(long)]
+    pub from: Option<chrono::NaiveDate>,
+    /// First day that no longer counts, YYYY-MM-DD; now when not given.
+    #[arg(long)]
+    pub before: Option<chrono::NaiveDate>,
+    /// IANA time zone that days are cut in.
+    #[arg(long, default_value = "UTC")]
+    pub time_zone: String,
+}
+
+/// Commands that prepare a machine or a cluster.
+#[derive(Debug, Subcommand)]
+pub enum SetupCommand {
+    /// Write what the services keep secret: a signing key with its JWKS, the token of each service, database passwords,
+    /// the users of NATS.
+    Secrets {
+        /// The folder; files that are there already are kept.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Where the services find NATS.
+        #[arg(long, default_value = "nats:4222", value_name = "HOST:PORT")]
+        nats: String,
+        /// Where the services find Postgres, and which database they use.
+        #[arg(
+            long,
+            default_value = "postgres:5432/waybill",
+            value_name = "HOST:PORT/DATABASE"
+        )]
+        postgres: String,
+    },
+    /// Mint a token for a caller with the signing key of `setup secrets`.
+    Token {
+        /// The folder of `setup secrets`.
+        #[arg(long, value_name = "FOLDER")]
+        secrets: PathBuf,
+        /// Who calls.
+        #[arg(long)]
+        subject: String,
+        /// The merchant's id.
+        #[arg(long)]
+        merchant: String,
+        /// A store's id, or * for all; may be repeated.
+        #[arg(long = "store", required = true)]
+        stores: Vec<String>,
+        /// A scope, e.g. orders:write; may be repeated.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// How long it is valid.
+        #[arg(long, default_value_t = 24)]
+        hours: u32,
+    },
+    /// Create the role and the schema of every service in a Postgres database. May be repeated.
+    Database {
+        /// Address of the database, with an administrator's user.
+        #[arg(long, env = "WAYBILL_ADMIN_DATABASE_URL", hide_env_values = true)]
+        url: String,
+        /// The folder of `setup secrets`.
+        #[arg(long, value_name = "FOLDER")]
+        secrets: PathBuf,
+    },
+}

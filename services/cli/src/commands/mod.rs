@@ -1,0 +1,110 @@
+//! Operator commands: one file a service, each a thin walk from arguments over gRPC to a table or JSON.
+
+pub mod analytics;
+pub mod notifications;
+pub mod orders;
+pub mod refunds;
+pub mod returns;
+pub mod setup;
+pub mod shipments;
+pub mod trace;
+
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use waybill_kernel::id::EventId;
+
+/// Takes mails and prints them until the process is asked to stop.
+pub async fn mail_sink(listen: std::net::SocketAddr) -> anyhow::Result<()> {
+    let sink = waybill_embedded::MailSink::start_on(listen).await?;
+    crate::output::line(format!("taking mails on {}", sink.smtp_addr()));
+    let mut printed = 0;
+    let print = async {
+        loop {
+            // A day is as good as for ever: the wait only ends early when there is a mail.
+            let day = std::time::Duration::from_secs(86_400);
+            let fresh = sink.wait("a mail", day, |mails| {
+                mails
+                    .get(printed..)
+                    .filter(|fresh| !fresh.is_empty())
+                    .map(<[_]>::to_vec)
+            });
+            for mail in fresh.await.unwrap_or_default() {
+                printed += 1;
+                crate::output::line(
+                    serde_json::json!({ "from": mail.from, "to": mail.to, "subject": mail.subject, "text": mail.text })
+                        .to_string(),
+                );
+            }
+        }
+    };
+    tokio::select! {
+        () = print => Ok(()),
+        () = waybill_runtime::process::shutdown_signal() => Ok(()),
+    }
+}
+
+/// Asks a service for its health; an error unless it serves.
+pub async fn health(url: &str) -> anyhow::Result<()> {
+    let channel = tonic::transport::Endpoint::from_shared(url.to_owned())
+        .map_err(|_| anyhow::anyhow!("{url:?} is not an address like http://127.0.0.1:7001"))?
+        .timeout(std::time::Duration::from_secs(3))
+        .connect()
+        .await?;
+    let answer = HealthClient::new(channel)
+        .check(HealthCheckRequest::default())
+        .await?
+        .into_inner();
+    match answer.status() {
+        ServingStatus::Serving => Ok(()),
+        status => anyhow::bail!("{url} is {}", status.as_str_name()),
+    }
+}
+
+/// A fresh request id: operator commands are not repeated by themselves, so each call is a call of its own.
+fn request_id() -> String {
+    format!("cli-{}", EventId::generate())
+}
+
+/// Reads units written as SKU=QUANTITY.
+fn sku_quantity(text: &str) -> anyhow::Result<(String, i32)> {
+    let (sku, quantity) = text
+        .rsplit_once('=')
+        .ok_or_else(|| anyhow::anyhow!("--line {text:?}: write it as SKU=QUANTITY, e.g. MUG-STONE-BL=2"))?;
+    let quantity = quantity
+        .parse()
+        .map_err(|_| anyhow::anyhow!("--line {text:?}: {quantity:?} is not a whole number of units"))?;
+    Ok((sku.to_owned(), quantity))
+}
+
+/// Splits units of skus over the lines of an order, in the order of its lines.
+fn lines_of(
+    order: &waybill_proto::waybill::order::v1::Order,
+    wanted: &[String],
+) -> anyhow::Result<Vec<(String, i32)>> {
+    if wanted.is_empty() {
+        return Ok(order
+            .lines
+            .iter()
+            .map(|line| (line.line_id.clone(), line.quantity))
+            .collect());
+    }
+    let mut lines = Vec::new();
+    for text in wanted {
+        let (sku, mut left) = sku_quantity(text)?;
+        for line in order.lines.iter().filter(|line| line.sku == sku) {
+            let take = left.min(line.quantity);
+            if take > 0 {
+                lines.push((line.line_id.clone(), take));
+                left -= take;
+            }
+        }
+        if left > 0 {
+            anyhow::bail!(
+                "order {} has {left} units of {sku} less than --line {text} asks for",
+                order.number
+            );
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,288 @@
+//! `waybill orders …`
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use waybill_proto::waybill::order::v1::{
+    CancelOrderRequest, FulfillmentStatus, GetOrderResponse, GetTimelineRequest, ListOrdersRequest,
+    ListOrdersResponse, Order, OrderStatus, PaymentStatus, ReturnStatus, WatchOrdersRequest,
+};
+
+use crate::args::OrdersCommand;
+use crate::import;
+use crate::intake::{self, Payments};
+use crate::output::{self, line, money, table, time, word};
+use crate::session::Session;
+
+/// Runs the command.
+pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyhow::Result<()> {
+    match command {
+        OrdersCommand::Import {
+            file,
+            without_payments,
+        } => {
+            let payments = if without_payments {
+                Payments::Ignore
+            } else {
+                Payments::Record
+            };
+            import_file(session, &file, payments, json).await
+        }
+        OrdersCommand::List { limit, status } => list(session, limit, status.as_deref(), json).await,
+        OrdersCommand::Get(reference) => {
+            let order = session.order(&reference.order).await?;
+            if json {
+                return output::json(&GetOrderResponse { order: Some(order) });
+            }
+            show(&order);
+            Ok(())
+        }
+        OrdersCommand::Timeline(reference) => timeline(session, &reference.order, json).await,
+        OrdersCommand::Cancel { order, reason } => {
+            let order = session.order(&order.order).await?;
+            let request = CancelOrderRequest {
+                merchant_id: session.merchant_id.clone(),
+                store_id: session.store_id.clone(),
+                request_id: super::request_id(),
+                order_id: order.order_id,
+                reason,
+                etag: order.etag,
+            };
+            let answer = session.orders()?.cancel_order(request).await?.into_inner();
+            if json {
+                return output::json(&answer);
+            }
+            show(
+                &answer
+                    .order
+                    .context("the order service answered without an order")?,
+            );
+            Ok(())
+        }
+        OrdersCommand::Watch { from_start } => watch(session, from_start, json).await,
+    }
+}
+
+async fn import_file(
+    session: &Session,
+    file: &std::path::Path,
+    payments: Payments,
+    json: bool,
+) -> anyhow::Result<()> {
+    let input = std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let import = import::shopify::read(std::io::BufReader::new(input))
+        .with_context(|| format!("cannot import {}", file.display()))?;
+    let progress = if json {
+        indicatif::ProgressBar::hidden()
+    } else {
+        indicatif::ProgressBar::new(0)
+    };
+    let taken = intake::place(session, &import, payments, &progress).await?;
+    progress.finish_and_clear();
+    if json {
+        line(serde_json::to_string_pretty(&taken)?);
+    } else {
+        for refusal in &taken.refused {
+            line(format!(
+                "line {}: order {}: {}",
+                refusal.line, refusal.number, refusal.reason
+            ));
+        }
+        line(format!(
+            "{} rows: {} orders placed, {} there already, {} refused, {} payments recorded",
+            taken.rows,
+            taken.placed,
+            taken.duplicates,
+            taken.refused.len(),
+            taken.payments
+        ));
+    }
+    if taken.refused.is_empty() {
+        Ok(())
+    } else {
+        anyhow::bail!("{} orders were refused", taken.refused.len())
+    }
+}
+
+async fn list(session: &Session, limit: i32, status: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let status = match status {
+        None => OrderStatus::Unspecified,
+        Some(text) => {
+            let name = format!("ORDER_STATUS_{}", text.to_uppercase().replace('-', "_"));
+            OrderStatus::from_str_name(&name)
+                .with_context(|| format!("--status {text:?}: use open, on-hold, cancelled or completed"))?
+        }
+    };
+    let mut client = session.orders()?;
+    let mut orders: Vec<Order> = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let left = limit - i32::try_from(orders.len()).unwrap_or(i32::MAX);
+        let request = ListOrdersRequest {
+            merchant_id: session.merchant_id.clone(),
+            store_id: session.store_id.clone(),
+            page_size: left.clamp(1, 200),
+            page_token,
+            status: status.into(),
+            ..ListOrdersRequest::default()
+        };
+        let page = client.list_orders(request).await?.into_inner();
+        orders.extend(page.orders);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || orders.len() >= usize::try_from(limit).unwrap_or(0) {
+            break;
+        }
+    }
+    if json {
+        return output::json(&ListOrdersResponse {
+            orders,
+            next_page_token: page_token,
+        });
+    }
+    line(
+        table(
+            &[
+                "number",
+                "placed (UTC)",
+                "status",
+                "payment",
+                "fulfillment",
+                "return",
+                ">total",
+                "id",
+            ],
+            orders.iter().map(|order| {
+                [
+                    order.number.clone(),
+                    time(order.placed_at.as_ref()),
+                    word(order.status().as_str_name(), "ORDER_STATUS"),
+                    word(order.payment_status().as_str_name(), "PAYMENT_STATUS"),
+                    word(order.fulfillment_status().as_str_name(), "FULFILLMENT_STATUS"),
+                    word(order.return_status().as_str_name(), "RETURN_STATUS"),
+                    money(order.totals.as_ref().and_then(|totals| totals.total.as_ref())),
+                    order.order_id.clone(),
+                ]
+            }),
+        )
+        .to_string(),
+    );
+    Ok(())
+}
+
+fn show(order: &Order) {
+    let totals = order.totals.clone().unwrap_or_default();
+    line(format!("order {}  {}", order.number, order.order_id));
+    line(format!(
+        "{}, {}, {}, returns {}",
+        word(
+            OrderStatus::try_from(order.status)
+                .unwrap_or_default()
+                .as_str_name(),
+            "ORDER_STATUS"
+        ),
+        word(
+            PaymentStatus::try_from(order.payment_status)
+                .unwrap_or_default()
+                .as_str_name(),
+            "PAYMENT_STATUS"
+        ),
+        word(
+            FulfillmentStatus::try_from(order.fulfillment_status)
+                .unwrap_or_default()
+                .as_str_name(),
+            "FULFILLMENT_STATUS"
+        ),
+        word(
+            ReturnStatus::try_from(order.return_status)
+                .unwrap_or_default()
+                .as_str_name(),
+            "RETURN_STATUS"
+        ),
+    ));
+    line(
+        table(
+            &["sku", "title", ">quantity", ">unit price", ">net", ">total"],
+            order.lines.iter().map(|item| {
+                [
+                    item.sku.clone(),
+                    item.title.clone(),
+                    item.quantity.to_string(),
+                    money(item.unit_price.as_ref()),
+                    money(item.net.as_ref()),
+                    money(item.total.as_ref()),
+                ]
+            }),
+        )
+        .to_string(),
+    );
+    line(
+        table(
+            &["sum", ">amount"],
+            [
+                ("subtotal", totals.subtotal),
+                ("discounts", totals.discounts),
+                ("shipping", totals.shipping),
+                ("tax", totals.tax),
+                ("total", totals.total),
+                ("captured", order.captured.clone()),
+                ("refunded", order.refunded.clone()),
+            ]
+            .map(|(name, amount)| [name.to_owned(), money(amount.as_ref())]),
+        )
+        .to_string(),
+    );
+}
+
+async fn timeline(session: &Session, reference: &str, json: bool) -> anyhow::Result<()> {
+    let order = session.order(reference).await?;
+    let request = GetTimelineRequest {
+        merchant_id: session.merchant_id.clone(),
+        store_id: session.store_id.clone(),
+        order_id: order.order_id,
+    };
+    let answer = session.orders()?.get_timeline(request).await?.into_inner();
+    if json {
+        return output::json(&answer);
+    }
+    line(
+        table(
+            &["time (UTC)", "service", "what happened", "trace"],
+            answer.entries.iter().map(|entry| {
+                [
+                    time(entry.occurred_at.as_ref()),
+                    entry.service.clone(),
+                    entry.summary.clone(),
+                    entry.trace_id.clone(),
+                ]
+            }),
+        )
+        .to_string(),
+    );
+    Ok(())
+}
+
+async fn watch(session: &Session, from_start: bool, json: bool) -> anyhow::Result<()> {
+    let mut client = session.orders()?;
+    let mut request = tonic::Request::new(WatchOrdersRequest {
+        merchant_id: session.merchant_id.clone(),
+        store_id: session.store_id.clone(),
+        cursor: String::new(),
+        from_start,
+    });
+    // Watching ends when a person ends it, so the usual deadline does not apply.
+    request.set_timeout(std::time::Duration::from_secs(24 * 3600));
+    let mut changes = client.watch_orders(request).await?.into_inner();
+    while let Some(change) = changes.next().await {
+        let change = change?;
+        if json {
+            line(serde_json::to_string(&output::to_json(&change)?)?);
+        } else {
+            let name = change.r#type.rsplit('.').next().unwrap_or_default();
+            line(format!(
+                "{}  {}  {name}",
+                time(change.occurred_at.as_ref()),
+                change.order_id
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! A connection to a running stack: where its services are, who is calling, for which store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use anyhow::{Context as _, bail};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
+use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
+use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
+use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
+use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, get_order_request};
+use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
+use waybill_rpc::client::{Channel, TokenSource};
+
+/// What a caller has to know of a running stack. Holds a token: the file is readable by its owner only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StackContext {
+    /// Address of each service, e.g. "order" -> "http://127.0.0.1:50051".
+    pub endpoints: BTreeMap<String, String>,
+    /// Address of the edge, which serves HTTP.
+    pub edge: String,
+    /// Bearer token of the operator.
+    pub token: String,
+    /// The merchant the commands work for.
+    pub merchant_id: String,
+    /// The store the commands work for.
+    pub store_id: String,
+    /// File the stack writes its spans to.
+    pub spans: Option<PathBuf>,
+}
+
+impl StackContext {
+    /// Where the context stands when nothing else was said: `$XDG_STATE_HOME/waybill/context.json`.
+    #[must_use]
+    pub fn default_path() -> PathBuf {
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
+            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state"))
+        });
+        state
+            .unwrap_or_else(std::env::temp_dir)
+            .join("waybill")
+            .join("context.json")
+    }
+
+    /// Reads the context.
+    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let path = path.map_or_else(Self::default_path, Path::to_path_buf);
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "no running stack is known: {} cannot be read; start one with `waybill up`, or name its file with --context",
+                path.display()
+            )
+        })?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not a context file", path.display()))
+    }
+
+    /// Writes the context, readable by its owner only.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        crate::files::write_private(path, &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// Clients of all services, for one store.
+#[derive(Clone)]
+pub struct Session {
+    /// The merchant the calls name.
+    pub merchant_id: String,
+    /// The store the calls name.
+    pub store_id: String,
+    channels: BTreeMap<String, Channel>,
+}
+
+impl Session {
+    /// Connects lazily: the first call of each service opens its connection.
+    pub fn connect(context: &StackContext) -> anyhow::Result<Self> {
+        let token = TokenSource::fixed(SecretString::from(context.token.clone()));
+        let channels = context
+            .endpoints
+            .iter()
+            .map(|(service, url)| {
+                let channel = waybill_rpc::client::connect(url, token.clone(), "cli")
+                    .with_context(|| format!("the address of {service} in the context file"))?;
+                Ok((service.clone(), channel))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            merchant_id: context.merchant_id.clone(),
+            store_id: context.store_id.clone(),
+            channels,
+        })
+    }
+
+    fn channel(&self, service: &str) -> anyhow::Result<Channel> {
+        self.channels
+            .get(service)
+            .cloned()
+            .with_context(|| format!("the context file has no address for the service {service}"))
+    }
+
+    /// Client of the order service.
+    pub fn orders(&self) -> anyhow::Result<OrderServiceClient<Channel>> {
+        Ok(OrderServiceClient::new(self.channel("order")?).max_decoding_message_size(64 << 20))
+    }
+
+    /// Client of the fulfillment service.
+    pub fn fulfillment(&self) -> anyhow::Result<FulfillmentServiceClient<Channel>> {
+        Ok(FulfillmentServiceClient::new(self.channel("fulfillment")?))
+    }
+
+    /// Client of the refund service.
+    pub fn refunds(&self) -> anyhow::Result<RefundServiceClient<Channel>> {
+        Ok(RefundServiceClient::new(self.channel("refund")?))
+    }
+
+    /// Client of the notification service.
+    pub fn notifications(&self) -> anyhow::Result<NotificationServiceClient<Channel>> {
+        Ok(NotificationServiceClient::new(self.channel("notification")?))
+    }
+
+    /// Client of the analytics service.
+    pub fn analytics(&self) -> anyhow::Result<AnalyticsServiceClient<Channel>> {
+        Ok(AnalyticsServiceClient::new(self.channel("analytics")?))
+    }
+
+    /// Reads an order by id or by number.
+    pub async fn order(&self, reference: &str) -> anyhow::Result<Order> {
+        let key = if waybill_kernel::id::OrderId::from_str(reference).is_ok() {
+            get_order_request::Key::OrderId(reference.to_owned())
+        } else {
+            get_order_request::Key::Number(reference.to_owned())
+        };
+        let request = GetOrderRequest {
+            merchant_id: self.merchant_id.clone(),
+            store_id: self.store_id.clone(),
+            key: Some(key),
+        };
+        match self.orders()?.get_order(request).await?.into_inner().order {
+            Some(order) => Ok(order),
+            None => bail!("the order service answered without an order"),
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! The whole stack in one process: private Postgres and NATS, a mail sink, a sandbox payment provider, all services.
+//!
+//! The services are wired as they are in separate processes: each has its own role and schema, its own connection to
+//! NATS, its own listener, and calls the others over gRPC with a token. Only the addresses and the keys are made here.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::Connection as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use waybill_embedded::{DataDir, Embedded, MailSink};
+use waybill_kernel::id::{MerchantId, StoreId};
+use waybill_kernel::money::{Currency, Money};
+use waybill_kernel::time::{self, SystemClock};
+use waybill_payments::Providers;
+use waybill_payments::manual::ManualProvider;
+use waybill_payments::sandbox::{Sandbox, SandboxOptions, WebhookEndpoint};
+use waybill_payments::stripe::StripeProvider;
+use waybill_rpc::auth::{Claims, Issuer};
+use waybill_runtime::config::Secret;
+use waybill_runtime::service::{AuthConfig, CommonConfig, DatabaseConfig, NatsConfig};
+use waybill_runtime::tasks::TaskGroup;
+use waybill_runtime::telemetry::{self, LogFormat, TelemetryConfig};
+use waybill_store::bootstrap::{Service, bootstrap, role_of};
+
+use crate::import::Import;
+use crate::session::{Session, StackContext};
+use crate::setup;
+
+/// The services with a schema of their own, in the order of their ports.
+pub const SERVICES: [&str; 5] = ["order", "fulfillment", "refund", "notification", "analytics"];
+
+/// How long a service of the stack may take to serve its first call.
+const START: Duration = Duration::from_secs(30);
+
+/// The tokens of a stack on one machine live as long as a person may leave it running.
+const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How the stack runs.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Follow-ups are sent at once and not days after delivery.
+    pub demo: bool,
+    /// Keep data in this folder; without it they go with the stack.
+    pub data: Option<PathBuf>,
+    /// The first of the ports; free ones when not given.
+    pub port: Option<u16>,
+    /// What the services call "now"; the system's clock when not given.
+    pub clock: Option<time::Shared>,
+}
+
+/// A running stack.
+pub struct Stack {
+    context: StackContext,
+    embedded: Embedded,
+    mails: MailSink,
+    payments: Sandbox,
+    issuer: Issuer,
+    secrets: WebhookSecrets,
+    tasks: TaskGroup,
+    spans: PathBuf,
+}
+
+/// The secrets that deliveries to this stack's webhooks are signed with.
+#[derive(Debug)]
+pub struct WebhookSecrets {
+    /// Of tracking updates from AfterShip.
+    pub aftership: SecretString,
+    /// Of refund updates from Stripe, here from the sandbox.
+    pub stripe: SecretString,
+}
+
+impl Stack {
+    /// Starts everything and waits until every service serves.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        // Five services are wired in it: on the heap it does not swell every caller's future.
+        Box::pin(Self::start_all(options)).await
+    }
+
+    async fn start_all(options: Options) -> anyhow::Result<Self> {
+        let data = options.data.clone().map_or(DataDir::Temp, DataDir::Kept);
+        let infrastructure = waybill_embedded::Options {
+            data,
+            durable: true,
+            ..waybill_embedded::Options::from_environment()
+        };
+        let (embedded, mails, payments) = tokio::try_join!(
+            async {
+                Embedded::start(infrastructure)
+                    .await
+                    .context("Postgres and NATS could not be started")
+            },
+            async {
+                MailSink::start()
+                    .await
+                    .context("the mail sink could not be started")
+            },
+            async {
+                let sandbox = Sandbox::start(SandboxOptions::default()).await;
+                sandbox.context("the sandbox payment provider could not be started")
+            },
+        )?;
+        let passwords = prepare_database(&embedded).await?;
+        let (listeners, edge) = bind(options.port).await?;
+        let issuer = Issuer::generate();
+        let (merchant, store) = tenant(options.data.as_deref())?;
+        let peers: BTreeMap<String, String> = listeners
+            .iter()
+            .map(|(name, listener)| Ok((name.clone(), url(listener)?)))
+            .collect::<anyhow::Result<_>>()?;
+        let wiring = Wiring {
+            embedded: &embedded,
+            passwords: &passwords,
+            peers: &peers,
+            issuer: &issuer,
+        };
+
+        let tasks = TaskGroup::new(&CancellationToken::new());
+        let clock = options.clock.clone().unwrap_or_else(SystemClock::shared);
+        // The adapter for Stripe, pointed at the sandbox: what runs here is what runs in production.
+        let providers = Providers::new()
+            .with(StripeProvider::new(payments.config())?)
+            .with(ManualProvider);
+        let settings = Settings {
+            wiring: &wiring,
+            clock,
+            providers,
+            smtp: mails.smtp_addr(),
+            demo: options.demo,
+        };
+        Box::pin(spawn_services(&settings, listeners, &tasks)).await?;
+        let edge_url = url(&edge)?;
+        let secrets = WebhookSecrets {
+            aftership: setup::password(),
+            stripe: setup::password(),
+        };
+        spawn_edge(&settings, edge, (merchant, store), &secrets, &tasks)?;
+        let deliveries = format!("{edge_url}/webhooks/stripe/{merchant}/{store}");
+        payments.set_webhook(WebhookEndpoint::new(&deliveries, secrets.stripe.clone())?);
+
+        let operator = Claims {
+            sub: "operator".to_owned(),
+            merchant: merchant.to_string(),
+            stores: vec!["*".to_owned()],
+            scopes: Claims::system("operator").scopes,
+        };
+        let context = StackContext {
+            token: issuer.mint(&operator, TOKEN_LIFE).expose_secret().to_owned(),
+            endpoints: peers,
+            edge: edge_url,
+            merchant_id: merchant.to_string(),
+            store_id: store.to_string(),
+            spans: Some(span_file()),
+        };
+        let stack = Self {
+            context,
+            embedded,
+            mails,
+            payments,
+            issuer,
+            secrets,
+            tasks,
+            spans: span_file(),
+        };
+        stack.ready().await?;
+        Ok(stack)
+    }
+
+    /// Waits until every service says that it serves.
+    async fn ready(&self) -> anyhow::Result<()> {
+        use tonic_health::pb::HealthCheckRequest;
+        use tonic_health::pb::health_check_response::ServingStatus;
+        use tonic_health::pb::health_client::HealthClient;
+        for (name, url) in &self.context.endpoints {
+            let channel = tonic::transport::Endpoint::from_shared(url.clone())?.connect_lazy();
+            let serving = async {
+                let mut client = HealthClient::new(channel);
+                loop {
+                    let answer = client.check(HealthCheckRequest::default()).await;
+                    if answer.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                () = serving => {}
+                () = self.tasks.stopping() => bail!("a service ended while the stack was starting; the log says why"),
+                () = tokio::time::sleep(START) => bail!("{name} did not serve within {} s", START.as_secs()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Clients for the operator of this stack.
+    pub fn session(&self) -> anyhow::Result<Session> {
+        Session::connect(&self.context)
+    }
+
+    /// What a caller has to know of this stack.
+    #[must_use]
+    pub fn context(&self) -> &StackContext {
+        &self.context
+    }
+
+    /// What was mailed.
+    #[must_use]
+    pub fn mails(&self) -> &MailSink {
+        &self.mails
+    }
+
+    /// The payment provider.
+    #[must_use]
+    pub fn payments(&self) -> &Sandbox {
+        &self.payments
+    }
+
+    /// Postgres and NATS.
+    #[must_use]
+    pub fn embedded(&self) -> &Embedded {
+        &self.embedded
+    }
+
+    /// Mints tokens that this stack accepts.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// The secrets of this stack's webhooks.
+    #[must_use]
+    pub fn webhook_secrets(&self) -> &WebhookSecrets {
+        &self.secrets
+    }
+
+    /// The file that spans are written to.
+    #[must_use]
+    pub fn spans(&self) -> &Path {
+        &self.spans
+    }
+
+    /// Tells the payment provider of the payments that customers made there before the orders were imported.
+    pub fn register_payments(&self, import: &Import) -> anyhow::Result<()> {
+        for imported in &import.orders {
+            let Some(payment) = imported
+                .payment
+                .as_ref()
+                .filter(|payment| payment.provider == "stripe")
+            else {
+                continue;
+            };
+            let Some(total) = imported
+                .order
+                .totals
+                .as_ref()
+                .and_then(|totals| totals.total.as_ref())
+            else {
+                continue;
+            };
+            let captured = Money::new(Currency::parse(&total.currency_code)?, total.minor_units);
+            self.payments
+                .register_payment(&payment.provider_payment_id, captured)?;
+        }
+        Ok(())
+    }
+
+    /// Where everything listens, for people.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        let mut lines: Vec<String> = self
+            .context
+            .endpoints
+            .iter()
+            .map(|(name, url)| format!("  {name:<13} {url}"))
+            .collect();
+        lines.push(format!("  {:<13} {}", "edge (HTTP)", self.context.edge));
+        lines.push(format!("  {:<13} {}", "mail sink", self.mails.smtp_addr()));
+        lines.push(format!("  {:<13} {}", "payments", self.payments.url()));
+        lines.push(format!("  {:<13} {}", "spans", self.spans.display()));
+        lines.join("\n")
+    }
+
+    /// Waits until the process is asked to stop, or a service ends.
+    pub async fn wait(&self) {
+        tokio::select! {
+            () = waybill_runtime::process::shutdown_signal() => {}
+            () = self.tasks.stopping() => {}
+        }
+    }
+
+    /// Stops the services, then what they stand on.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let ended = self.tasks.shutdown(Duration::from_secs(10)).await;
+        self.payments.stop().await;
+        self.embedded
+            .stop()
+            .await
+            .context("Postgres and NATS could not be stopped")?;
+        ended.context("a service did not end well")
+    }
+}
+
+/// What the configurations of all services are made from.
+struct Wiring<'a> {
+    embedded: &'a Embedded,
+    passwords: &'a BTreeMap<String, SecretString>,
+    peers: &'a BTreeMap<String, String>,
+    issuer: &'a Issuer,
+}
+
+impl Wiring<'_> {
+    fn common(&self, service: &str) -> CommonConfig {
+        // The edge has no schema, and so no role.
+        let database = self.passwords.get(service).map(|password| {
+            self.embedded
+                .postgres()
+                .url(&role_of(service), password.expose_secret(), setup::DATABASE)
+        });
+        CommonConfig {
+            database: DatabaseConfig {
+                url: database.map(Secret::from_value).unwrap_or_default(),
+                ..DatabaseConfig::default()
+            },
+            nats: NatsConfig {
+                url: Secret::from_value(self.embedded.nats().url()),
+                ..NatsConfig::default()
+            },
+            auth: AuthConfig {
+                jwks: Some(self.issuer.jwks_json()),
+                service_token: Secret::from_value(
+                    self.issuer
+                        .mint(&Claims::system(service), TOKEN_LIFE)
+                        .expose_secret(),
+                ),
+                ..AuthConfig::default()
+            },
+            peers: self.peers.clone(),
+            ..CommonConfig::default()
+        }
+    }
+}
+
+struct Settings<'a> {
+    wiring: &'a Wiring<'a>,
+    clock: time::Shared,
+    providers: Providers,
+    smtp: SocketAddr,
+    demo: bool,
+}
+
+async fn spawn_services(
+    settings: &Settings<'_>,
+    mut listeners: BTreeMap<String, TcpListener>,
+    tasks: &TaskGroup,
+) -> anyhow::Result<()> {
+    let mut listener = |service: &str| {
+        listeners
+            .remove(service)
+            .with_context(|| format!("{service} has no listener"))
+    };
+    let common = |service: &str| settings.wiring.common(service);
+    let clock = || settings.clock.clone();
+
+    let order = waybill_order::Config {
+        common: common("order"),
+        ..Default::default()
+    };
+    let fulfillment = waybill_fulfillment::Config {
+        common: common("fulfillment"),
+        ..Default::default()
+    };
+    let refund = waybill_refund::Config {
+        common: common("refund"),
+        ..Default::default()
+    };
+    let mut notification = waybill_notification::Config {
+        common: common("notification"),
+        ..Default::default()
+    };
+    notification.smtp.host = settings.smtp.ip().to_string();
+    notification.smtp.port = settings.smtp.port();
+    notification.smtp.security = waybill_notification::config::Security::None;
+    if settings.demo {
+        notification.feedback_delay = Duration::ZERO;
+        notification.follow_up_pause = Duration::from_millis(500);
+    }
+    let analytics = waybill_analytics::Config {
+        common: common("analytics"),
+    };
+
+    // All at once: each connects, migrates its schema and wires itself.
+    let (order, fulfillment, refund, notification, analytics) = tokio::try_join!(
+        built(
+            "order",
+            waybill_order::App::build(order, waybill_order::Deps { clock: clock() })
+        ),
+        built(
+            "fulfillment",
+            waybill_fulfillment::App::build(fulfillment, waybill_fulfillment::Deps { clock: clock() })
+        ),
+        built(
+            "refund",
+            waybill_refund::App::build(
+                refund,
+                waybill_refund::Deps {
+                    clock: clock(),
+                    providers: settings.providers.clone()
+                }
+            )
+        ),
+        built(
+            "notification",
+            waybill_notification::App::build(notification, waybill_notification::Deps { clock: clock() })
+        ),
+        built(
+            "analytics",
+            waybill_analytics::App::build(analytics, waybill_analytics::Deps { clock: clock() })
+        ),
+    )?;
+    let shutdown = tasks.token();
+    tasks.spawn("order", order.run(listener("order")?, shutdown.clone()));
+    tasks.spawn(
+        "fulfillment",
+        fulfillment.run(listener("fulfillment")?, shutdown.clone()),
+    );
+    tasks.spawn("refund", refund.run(listener("refund")?, shutdown.clone()));
+    tasks.spawn(
+        "notification",
+        notification.run(listener("notification")?, shutdown.clone()),
+    );
+    tasks.spawn("analytics", analytics.run(listener("analytics")?, shutdown));
+    Ok(())
+}
+
+fn spawn_edge(
+    settings: &Settings<'_>,
+    listener: TcpListener,
+    (merchant, store): (MerchantId, StoreId),
+    secrets: &WebhookSecrets,
+    tasks: &TaskGroup,
+) -> anyhow::Result<()> {
+    let secret = |secret: &SecretString| Secret::from_value(secret.expose_secret());
+    let of_store = waybill_edge::config::WebhookSecrets {
+        aftership: secret(&secrets.aftership),
+        stripe: vec![secret(&secrets.stripe)],
+    };
+    let config = waybill_edge::Config {
+        common: settings.wiring.common("edge"),
+        http: listener.local_addr()?,
+        webhooks: BTreeMap::from([(format!("{merchant}/{store}"), of_store)]),
+        ..Default::default()
+    };
+    let edge = waybill_edge::App::build(
+        config,
+        waybill_edge::Deps {
+            clock: settings.clock.clone(),
+        },
+    )?;
+    tasks.spawn("edge", edge.run(listener, tasks.token()));
+    Ok(())
+}
+
+async fn built<T, E>(service: &'static str, app: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    app.await
+        .with_context(|| format!("{service} could not be started"))
+}
+
+/// Makes the database with a role and a schema for each service, with fresh passwords.
+async fn prepare_database(embedded: &Embedded) -> anyhow::Result<BTreeMap<String, SecretString>> {
+    let passwords: BTreeMap<String, SecretString> = SERVICES
+        .iter()
+        .map(|name| ((*name).to_owned(), setup::password()))
+        .collect();
+    let services: Vec<Service> = passwords
+        .iter()
+        .map(|(name, password)| Service {
+            name: name.clone(),
+            password: password.clone(),
+        })
+        .collect();
+    let admin_url = embedded.postgres().admin_url();
+    let mut admin = setup::connect_admin(admin_url, "postgres").await?;
+    setup::ensure_database(&mut admin, setup::DATABASE).await?;
+    admin.close().await?;
+    let mut admin = setup::connect_admin(admin_url, setup::DATABASE).await?;
+    bootstrap(&mut admin, &services)
+        .await
+        .context("the database could not be prepared")?;
+    admin.close().await?;
+    Ok(passwords)
+}
+
+/// Binds a loopback port for each service, and one for the edge, before any of them starts, so that each can be told where the others are.
+async fn bind(first: Option<u16>) -> anyhow::Result<(BTreeMap<String, TcpListener>, TcpListener)> {
+    let mut listeners = BTreeMap::new();
+    for (place, name) in (0..).zip(SERVICES.into_iter().chain(["edge"])) {
+        let port = match first {
+            Some(first) => first
+                .checked_add(place)
+                .with_context(|| format!("port {first} leaves no room"))?,
+            None => 0,
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .with_context(|| format!("port {port} for {name} is taken; choose another with --port"))?;
+        listeners.insert(name.to_owned(), listener);
+    }
+    let edge = listeners.remove("edge").context("the edge has no listener")?;
+    Ok((listeners, edge))
+}
+
+fn url(listener: &TcpListener) -> anyhow::Result<String> {
+    Ok(format!("http://{}", listener.local_addr()?))
+}
+
+/// The merchant and the store of this machine: new ones, or those that its data folder remembers.
+fn tenant(data: Option<&Path>) -> anyhow::Result<(MerchantId, StoreId)> {
+    let Some(data) = data else {
+        return Ok((MerchantId::generate(), StoreId::generate()));
+    };
+    let file = data.join("tenant.json");
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        return serde_json::from_str(&text).with_context(|| format!("{} cannot be read", file.display()));
+    }
+    let tenant = (MerchantId::generate(), StoreId::generate());
+    crate::files::write_private(&file, &serde_json::to_vec(&tenant)?)?;
+    Ok(tenant)
+}
+
+/// The file that this process writes its spans to.
+#[must_use]
+pub fn span_file() -> PathBuf {
+    std::env::temp_dir().join(format!("waybill-spans-{}.jsonl", std::process::id()))
+}
+
+/// Sets up telemetry for a process that runs the whole stack: spans into a file, logs only when something is wrong.
+pub fn telemetry() -> anyhow::Result<telemetry::Guard> {
+    let config = TelemetryConfig {
+        logs: LogFormat::Pretty,
+        log_filter: std::env::var("WAYBILL_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        span_file: Some(span_file()),
+        otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
+        ..TelemetryConfig::default()
+    };
+    telemetry::init(&config, "waybill").context("telemetry could not be set up")
+}
