@@ -153,9 +153,11 @@ impl Nats {
         &self.context
     }
 
-    /// Changes whenever the connection was made again.
+    /// Changes whenever the connection is made from now on.
     pub fn connects(&self) -> watch::Receiver<u64> {
-        self.connects.clone()
+        let mut connects = self.connects.clone();
+        connects.mark_unchanged();
+        connects
     }
 
     /// Makes sure that the stream is there and is what it is to be. True when it was created.
@@ -171,7 +173,7 @@ impl Nats {
                 return match self.context.create_stream(spec.new_config()).await {
                     Ok(_) => Ok(true),
                     Err(error) => match error.kind() {
-                        CreateStreamErrorKind::JetStream(answer) if answer.code() < 500 => {
+                        CreateStreamErrorKind::JetStream(answer) if is_refusal(&answer) => {
                             Err(refused(answer.to_string()))
                         }
                         _ => Err(fault("creating the stream")(error).into()),
@@ -293,6 +295,11 @@ impl Nats {
 
 fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Whether the server will say no again. It counts a configuration that it does not like among its own faults.
+fn is_refusal(answer: &jetstream::Error) -> bool {
+    answer.code() < 500 || answer.error_code() == ErrorCode::STREAM_INVALID_CONFIG
 }
 
 impl StreamSpec {

@@ -117,7 +117,7 @@ impl Feeder {
         self.tell(Input::Behind { source: self.index }).await?;
         loop {
             let mut connects = self.nats.connects();
-            let reason = if *connects.borrow_and_update() == 0 {
+            let reason = if *connects.borrow() == 0 {
                 "NATS cannot be reached".to_owned()
             } else {
                 let subscribed = self

@@ -1,0 +1,263 @@
+//! E-4 and E-6 under loss: NATS wiped, the stream's end missing from the log, an older copy of the stream.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Config;
+use waybill_events::envelope::stream_name;
+use waybill_events::{Condition, Position};
+use waybill_kernel::id::OrderId;
+use waybill_store::error::StoreError;
+use waybill_testkit::eventually;
+
+use crate::support::*;
+
+/// All of NATS is lost while events are written: consumers converge, nothing is lost, nothing is doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nats_is_wiped_while_running() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    let node = world.producer("order").await?;
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    let writer = tokio::spawn({
+        let (db, log) = (node.db.clone(), node.log.clone());
+        async move {
+            for _ in 0..400 {
+                let mut tx = db.begin().await?;
+                log.append(
+                    &mut tx,
+                    &[placed(OrderId::generate()), placed(OrderId::generate())],
+                )
+                .await?;
+                tx.commit().await?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            anyhow::Ok(())
+        }
+    });
+    for _ in 0..2 {
+        let before = effects(&consumer.db, "order").await?.len();
+        eventually("some progress", LONG, async || {
+            let now = effects(&consumer.db, "order").await.ok()?.len();
+            (now > before + 50).then_some(())
+        })
+        .await;
+        world.nats.wipe().await?;
+    }
+    writer.await??;
+    converged(&node, &consumer.db).await?;
+
+    // And live again: well before anybody compares with the heads.
+    let order = OrderId::generate();
+    eventually("a relay at work", LONG, async || {
+        node.status.troubles().is_empty().then_some(())
+    })
+    .await;
+    node.append(&[placed(order)]).await?;
+    tokio::time::timeout(Duration::from_secs(20), converged(&node, &consumer.db)).await??;
+    Ok(())
+}
+
+/// NATS is away from the beginning: consumers follow by the log alone, and by the stream once it comes.
+#[tokio::test]
+async fn without_nats_everything_still_arrives() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    world.nats.stop().await?;
+    let node = world.producer("order").await?;
+    node.append(&[placed(OrderId::generate())]).await?;
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    converged(&node, &consumer.db).await?;
+    node.append(&[placed(OrderId::generate())]).await?;
+    converged(&node, &consumer.db).await?;
+    condition(&node, "relay", |condition| {
+        matches!(condition, Condition::Retrying(_))
+    })
+    .await;
+    world.nats.resume().await?;
+    node.append(&[placed(OrderId::generate())]).await?;
+    converged(&node, &consumer.db).await?;
+    eventually("no trouble left", LONG, async || {
+        let troubles = (node.status.troubles(), consumer.status.troubles());
+        if troubles.0.is_empty() && troubles.1.is_empty() {
+            Ok(())
+        } else {
+            Err(troubles)
+        }
+    })
+    .await;
+    Ok(())
+}
+
+/// The stream tells of an event that the log does not have: the log was put back to an older copy. Nothing is published
+/// or written until the generation is raised.
+#[tokio::test]
+async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    let context = jetstream::new(world.nats.client(world.nats.url()).await);
+    {
+        // A log that goes on further …
+        let node = world.producer("order").await?;
+        node.append_each(&orders(5).into_iter().map(placed).collect::<Vec<_>>())
+            .await?;
+        published(&world, &node).await?;
+        node.stop().await?;
+    }
+    // … and is put back: the last two events are gone.
+    let mut admin = world.db.admin().await;
+    sqlx::raw_sql(
+        "SET session_replication_role = replica;
+         DELETE FROM \"order\".event_log WHERE position IN
+             (SELECT position FROM \"order\".event_log ORDER BY generation DESC, xid DESC, position DESC LIMIT 2)",
+    )
+    .execute(&mut admin)
+    .await?;
+
+    let node = world.producer("order").await?;
+    let stopped = eventually("a relay that stopped", LONG, async || {
+        let seen = node.status.parts().get("relay").cloned();
+        match seen {
+            Some(Condition::HistoryDiffers(reason)) => Ok(reason),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(stopped.contains("is not in the log"), "{stopped}");
+    let refused = node
+        .append(&[placed(OrderId::generate())])
+        .await
+        .expect_err("fenced");
+    assert!(
+        matches!(refused.downcast_ref(), Some(StoreError::Fenced)),
+        "{refused:?}"
+    );
+    assert_eq!(stream(&world, "order").await?.len(), 5, "nothing was published");
+
+    assert_eq!(node.log.raise_generation(1).await?, 2);
+    node.append_each(&orders(3).into_iter().map(placed).collect::<Vec<_>>())
+        .await?;
+    eventually("the new history in the stream", LONG, async || {
+        let places = stream(&world, "order").await.map_err(|error| error.to_string())?;
+        if places.len() == 8 {
+            Ok(())
+        } else {
+            Err(places.len().to_string())
+        }
+    })
+    .await;
+    let log = positions(&node.db).await?;
+    let places: Vec<Position> = stream(&world, "order").await?;
+    assert_eq!(places[5..], log[3..], "only what is new is published");
+    assert!(log[3..].iter().all(|place| place.generation == 2));
+
+    // A consumer that had not seen the lost events takes the new history as it is.
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    converged(&node, &consumer.db).await?;
+    drop(context);
+    Ok(())
+}
+
+/// A consumer has applied events that the producer then lost: it stops there and says so.
+#[tokio::test]
+async fn a_consumer_ahead_of_the_log_stops() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    let node = world.producer("order").await?;
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    let all = orders_of_one_partition(4);
+    node.append_each(&all[..3].iter().copied().map(placed).collect::<Vec<_>>())
+        .await?;
+    converged(&node, &consumer.db).await?;
+    node.crash().await;
+
+    let mut admin = world.db.admin().await;
+    sqlx::raw_sql(
+        "SET session_replication_role = replica;
+         DELETE FROM \"order\".event_log WHERE position IN
+             (SELECT position FROM \"order\".event_log ORDER BY generation DESC, xid DESC, position DESC LIMIT 1)",
+    )
+    .execute(&mut admin)
+    .await?;
+    let node = world.producer("order").await?;
+    node.log.raise_generation(1).await?;
+    node.append(&[placed(all[3])]).await?;
+    let told = eventually("a consumer that stopped", LONG, async || {
+        consumer
+            .status
+            .parts()
+            .into_values()
+            .find_map(|condition| match condition {
+                Condition::HistoryDiffers(reason) => Some(reason),
+                _ => None,
+            })
+    })
+    .await;
+    assert!(told.contains("order lost events"), "{told}");
+    assert_eq!(
+        effects(&consumer.db, "order").await?.len(),
+        3,
+        "nothing of the new history was applied"
+    );
+    Ok(())
+}
+
+/// An older copy of the stream: what it lacks is published again, and skipped by those who have it.
+#[tokio::test]
+async fn a_stream_that_lost_its_end_gets_it_again() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    let node = world
+        .node("order", Default::default(), |backbone| {
+            backbone.relay_with(watchful())
+        })
+        .await?;
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    node.append_each(&orders(10).into_iter().map(placed).collect::<Vec<_>>())
+        .await?;
+    published(&world, &node).await?;
+    converged(&node, &consumer.db).await?;
+
+    // The same stream with its first four messages, as an older storage folder would have it.
+    let context = jetstream::new(world.nats.client(world.nats.url()).await);
+    let old = context.get_stream(stream_name("order")).await?;
+    let config = old.cached_info().config.clone();
+    let mut kept = Vec::new();
+    for sequence in 1..=4 {
+        kept.push(old.get_raw_message(sequence).await?);
+    }
+    // Made under another name first, so that the relay cannot publish in between.
+    context.delete_stream(stream_name("order")).await?;
+    let copied = context
+        .create_stream(Config {
+            subjects: config.subjects.clone(),
+            ..config
+        })
+        .await;
+    if copied.is_ok() {
+        for (index, message) in kept.into_iter().enumerate() {
+            let message_out = async_nats::jetstream::message::PublishMessage::build()
+                .headers(message.headers)
+                .payload(message.payload)
+                .expected_last_sequence(index as u64);
+            // The relay may be faster: then the stream goes on after what it acknowledged, which is fine as well.
+            if context
+                .send_publish(message.subject, message_out)
+                .await?
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    }
+    node.append_each(&orders(5).into_iter().map(placed).collect::<Vec<_>>())
+        .await?;
+    converged(&node, &consumer.db).await?;
+    let log = positions(&node.db).await?;
+    eventually("the end of the log at the end of the stream", LONG, async || {
+        let places = stream(&world, "order").await.map_err(|error| error.to_string())?;
+        if places.last() == log.last() {
+            Ok(())
+        } else {
+            Err(format!("{places:?}"))
+        }
+    })
+    .await;
+    Ok(())
+}

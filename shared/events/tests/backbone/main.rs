@@ -1,0 +1,13 @@
+//! The backbone against a real Postgres and real nats-servers: what the README's invariants say, under faults.
+//!
+//! One test binary, so one Postgres. Each test has a database and a nats-server of its own.
+
+mod fold;
+mod history;
+mod letters;
+mod log;
+mod read;
+mod relay;
+mod restart;
+mod support;
+mod trace;
