@@ -546,7 +546,7 @@ pub fn span_file() -> PathBuf {
 pub fn telemetry() -> anyhow::Result<telemetry::Guard> {
     let config = TelemetryConfig {
         logs: LogFormat::Pretty,
-        log_filter: std::env::var("WAYBILL_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        log_filter: std::env::var("WAYBILL_LOG").unwrap_or_else(|_| "error".to_owned()),
         span_file: Some(span_file()),
         otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
         ..TelemetryConfig::default()
