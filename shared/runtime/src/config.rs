@@ -6,13 +6,14 @@
 //! What it refuses to do: read files in the background, change settings at run time, or guess. A key that nobody reads
 //! is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Format as _, Serialized, Toml};
 use figment::value::{Dict, Value};
 use secrecy::{ExposeSecret, SecretString};
@@ -101,20 +102,17 @@ where
     T: DeserializeOwned + Default + Serialize + Validate,
 {
     let given = Given::read(file, env_prefix, environment)?;
-    let settings: T = Figment::from(Serialized::defaults(T::default()))
-        .merge(&given.figment)
-        .extract()
-        .map_err(|error| given.faults(error))?;
-
-    let mut faults = given.unknown_keys(&settings)?;
-    let mut violations = Violations::new();
-    settings.validate(&mut violations);
-    faults.extend(violations.iter().map(ToString::to_string));
-    if faults.is_empty() {
-        Ok(settings)
-    } else {
-        Err(ConfigError::Faults { faults })
+    let (settings, mut faults) = given.extract::<T>();
+    if let Some(settings) = settings {
+        faults.extend(given.unknown_keys(&settings));
+        let mut violations = Violations::new();
+        settings.validate(&mut violations);
+        faults.extend(violations.iter().map(ToString::to_string));
+        if faults.is_empty() {
+            return Ok(settings);
+        }
     }
+    Err(ConfigError::Faults { faults })
 }
 
 /// What file and environment say.
@@ -161,19 +159,70 @@ impl Given {
         })
     }
 
-    fn faults(&self, error: figment::Error) -> ConfigError {
-        let faults = error
-            .into_iter()
-            .map(|fault| {
-                let key = fault.path.join(".");
-                // Only the kind is shown. It names types and, unlike the source text, never the value of a secret.
-                match key.as_str() {
-                    "" => format!("{}{}", fault.kind, self.place(&key)),
-                    _ => format!("{key}: {}{}", fault.kind, self.place(&key)),
+    /// The settings, and what could not be read. A key of a wrong type is replaced by its default, so that the faults
+    /// behind it are found as well.
+    fn extract<T: DeserializeOwned + Default + Serialize>(&self) -> (Option<T>, Vec<String>) {
+        let defaults = Figment::from(Serialized::defaults(T::default()));
+        let mut figment = defaults.clone().merge(&self.figment);
+        let mut faults = Vec::new();
+        let mut seen = BTreeSet::new();
+        loop {
+            let error = match figment.extract() {
+                Ok(settings) => return (Some(settings), faults),
+                Err(error) => error,
+            };
+            let mut errors: Vec<(String, figment::Error)> = error
+                .into_iter()
+                .map(|error| (error.path.join("."), error))
+                .collect();
+            if errors.iter().any(|(key, _)| key.is_empty()) {
+                // Flattened parts lose the name of the key.
+                let mut found = self.culprits::<T>(&defaults);
+                found.retain(|(key, _)| !seen.contains(key));
+                errors = if found.is_empty() { errors } else { found };
+            }
+            let mut stuck = false;
+            for (key, error) in errors {
+                faults.push(self.fault(&key, &error));
+                match defaults.find_value(&key) {
+                    Ok(default) if seen.insert(key.clone()) => {
+                        figment = figment.merge((key.as_str(), default));
+                    }
+                    // Nothing to go on with, or it did not help.
+                    _ => stuck = true,
                 }
-            })
-            .collect();
-        ConfigError::Faults { faults }
+            }
+            if stuck {
+                return (None, faults);
+            }
+        }
+    }
+
+    /// The keys that cannot be read even alone.
+    fn culprits<T: DeserializeOwned>(&self, defaults: &Figment) -> Vec<(String, figment::Error)> {
+        let given: Dict = self.figment.extract().unwrap_or_default();
+        let mut leaves = Vec::new();
+        collect_leaves(&given, "", &mut leaves);
+        let alone = |(key, value): (String, Value)| {
+            let error = defaults
+                .clone()
+                .merge((key.as_str(), value))
+                .extract::<T>()
+                .err()?;
+            // Alone it may lack a neighbour, which is no fault of its own.
+            (!matches!(error.kind, Kind::MissingField(_))).then_some((key, error))
+        };
+        leaves.into_iter().filter_map(alone).collect()
+    }
+
+    /// What is said of one error. Only its kind is shown: that names types and, unlike the source text, never the value
+    /// of a secret.
+    fn fault(&self, key: &str, error: &figment::Error) -> String {
+        let place = self.place(key);
+        match key {
+            "" => format!("{}{place}", error.kind),
+            _ => format!("{key}: {}{place}", error.kind),
+        }
     }
 
     /// Where a key was set.
@@ -187,24 +236,19 @@ impl Given {
 
     /// Keys that were given but that `T` did not keep. Found by writing the settings out again, because serde cannot
     /// refuse unknown keys in a structure with flattened parts.
-    fn unknown_keys<T: Serialize>(&self, settings: &T) -> Result<Vec<String>, ConfigError> {
-        let given: Dict = self.figment.extract().map_err(|error| self.faults(error))?;
-        let known = match Value::serialize(settings).map_err(|error| self.faults(error))? {
-            Value::Dict(_, known) => known,
-            _ => Dict::new(),
-        };
+    fn unknown_keys<T: Serialize>(&self, settings: &T) -> Vec<String> {
+        let given: Dict = self.figment.extract().unwrap_or_default();
         let mut unknown = Vec::new();
-        self.compare(&given, &known, "", &mut unknown);
-        Ok(unknown)
+        // Settings that do not serialize have failed as defaults already.
+        if let Ok(Value::Dict(_, known)) = Value::serialize(settings) {
+            self.compare(&given, &known, "", &mut unknown);
+        }
+        unknown
     }
 
     fn compare(&self, given: &Dict, known: &Dict, path: &str, unknown: &mut Vec<String>) {
         for (key, value) in given {
-            let here = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let here = below(path, key);
             match (value, known.get(key)) {
                 (Value::Dict(_, inner), Some(Value::Dict(_, known))) => {
                     self.compare(inner, known, &here, unknown);
@@ -220,6 +264,24 @@ impl Given {
                 }
             }
         }
+    }
+}
+
+fn collect_leaves(given: &Dict, path: &str, leaves: &mut Vec<(String, Value)>) {
+    for (key, value) in given {
+        let here = below(path, key);
+        match value {
+            Value::Dict(_, inner) => collect_leaves(inner, &here, leaves),
+            leaf => leaves.push((here, leaf.clone())),
+        }
+    }
+}
+
+fn below(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
     }
 }
 

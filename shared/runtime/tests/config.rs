@@ -123,23 +123,39 @@ fn every_fault_is_named_at_once() {
 }
 
 #[test]
-fn a_wrong_type_names_its_key_and_its_variable() {
+fn a_wrong_type_names_its_key_and_its_variable_and_hides_no_other_fault() {
     let found = faults(load_from(
         None,
         "WAYBILL_TEST_",
-        with_needed(&[("WAYBILL_TEST_FEEDBACK__DAYS", "soon")]),
+        with_needed(&[
+            ("WAYBILL_TEST_FEEDBACK__DAYS", "soon"),
+            ("WAYBILL_TEST_LIMITS__MAX_CONCURRENT_CALLS", "-1"),
+            ("WAYBILL_TEST_LIMITS__DEFAULT_DEADLINE", "0"),
+            ("WAYBILL_TEST_PEERS", "none"),
+            ("WAYBILL_TEST_LISTENN", "1"),
+        ]),
     ));
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert!(
-        found[0].starts_with("feedback.days: invalid type"),
-        "{}",
-        found[0]
-    );
-    assert!(
-        found[0].ends_with("(set by WAYBILL_TEST_FEEDBACK__DAYS)"),
-        "{}",
-        found[0]
-    );
+    assert_eq!(found.len(), 5, "{found:#?}");
+    for (start, end) in [
+        (
+            "feedback.days: invalid type: found string \"soon\", expected u16",
+            "(set by WAYBILL_TEST_FEEDBACK__DAYS)",
+        ),
+        (
+            "limits.max_concurrent_calls: invalid ",
+            "(set by WAYBILL_TEST_LIMITS__MAX_CONCURRENT_CALLS)",
+        ),
+        ("peers: invalid type", "(set by WAYBILL_TEST_PEERS)"),
+        ("listenn: there is no such setting", ""),
+        ("limits.default_deadline: is 0 seconds", ""),
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|fault| fault.starts_with(start) && fault.ends_with(end)),
+            "{start} is not in {found:#?}"
+        );
+    }
 }
 
 #[test]

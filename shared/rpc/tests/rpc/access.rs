@@ -1,6 +1,7 @@
 //! Who may call what: tokens, scopes, tenants, for one message and for streams, and for every method there is.
 
 use std::convert::Infallible;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -187,9 +188,14 @@ async fn every_message_of_a_stream_is_checked() -> anyhow::Result<()> {
 
 // Below: the layer alone, with messages of bytes.
 
+fn rules() -> &'static Rules {
+    static RULES: LazyLock<Rules> =
+        LazyLock::new(|| Rules::from_descriptors(waybill_proto::FILE_DESCRIPTOR_SET).expect("our contracts"));
+    &RULES
+}
+
 /// What the layer answers to a body, before a service that reads everything and is content.
 async fn through(verifier: &Verifier, path: &str, token: Option<&SecretString>, body: Bytes) -> Status {
-    let rules = Rules::from_descriptors(waybill_proto::FILE_DESCRIPTOR_SET).expect("our contracts");
     let reader = tower::service_fn(|request: http::Request<Body>| async move {
         let response = match request.into_body().collect().await {
             Ok(_) => Status::ok("").into_http(),
@@ -197,7 +203,7 @@ async fn through(verifier: &Verifier, path: &str, token: Option<&SecretString>, 
         };
         Ok::<http::Response<Body>, Infallible>(response)
     });
-    let service = AccessLayer::new("analytics", rules, verifier.clone(), 1024).layer(reader);
+    let service = AccessLayer::new("analytics", rules().clone(), verifier.clone(), 1024).layer(reader);
     let mut request = http::Request::builder().uri(format!("http://test{path}"));
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {}", token.expose_secret()));
@@ -250,8 +256,7 @@ impl House {
 async fn every_method_of_every_contract_is_guarded() {
     let house = house();
     let (merchant, store) = ids();
-    let rules = Rules::from_descriptors(waybill_proto::FILE_DESCRIPTOR_SET).expect("our contracts");
-    let methods: Vec<(&str, &Rule)> = rules.iter().collect();
+    let methods: Vec<(&str, &Rule)> = rules().iter().collect();
     assert!(methods.len() > 30, "only {} methods", methods.len());
     let all: Vec<&str> = SCOPES.to_vec();
     let full = house.token(&Claims::merchant("ada", merchant, &[store], &all));
@@ -451,12 +456,11 @@ async fn methods_outside_of_the_contracts_are_refused() {
 async fn other_kinds_of_authorization_are_no_token() {
     let house = house();
     let verifier = house.verifier.clone();
-    let rules = Rules::from_descriptors(waybill_proto::FILE_DESCRIPTOR_SET).expect("our contracts");
     for header in ["", "Bearer", "Basic YTpi", "bearer\u{a0}x"] {
         let inner = tower::service_fn(|_: http::Request<Body>| async {
             Ok::<http::Response<Body>, Infallible>(Status::ok("").into_http())
         });
-        let service = AccessLayer::new("order", rules.clone(), verifier.clone(), 1024).layer(inner);
+        let service = AccessLayer::new("order", rules().clone(), verifier.clone(), 1024).layer(inner);
         let request = http::Request::builder()
             .uri("/waybill.order.v1.OrderService/GetOrder")
             .header("authorization", header.as_bytes())

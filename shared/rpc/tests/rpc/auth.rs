@@ -1,5 +1,6 @@
 //! Keys and tokens, without a network.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -211,22 +212,28 @@ fn rsa_tokens_of_other_tools_are_read() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Making a key is slow without optimization; the properties share one.
+static SHARED: LazyLock<(Issuer, Verifier)> = LazyLock::new(|| {
+    let issuer = Issuer::generate();
+    let verifier = verifier(&issuer);
+    (issuer, verifier)
+});
+
 proptest! {
     #[test]
     fn nothing_that_is_no_token_is_accepted(text in "\\PC{0,200}") {
-        let issuer = Issuer::generate();
-        prop_assert!(verifier(&issuer).verify(&text).is_err());
+        prop_assert!(SHARED.1.verify(&text).is_err());
     }
 
     #[test]
     fn a_token_with_any_character_changed_is_refused(position in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]") {
-        let issuer = Issuer::generate();
+        let (issuer, verifier) = &*SHARED;
         let token = issuer.mint(&claims(), HOUR);
         let mut changed = token.expose_secret().to_owned();
         let at = position.index(changed.len());
         changed.replace_range(at..=at, &with);
         // The last character of base64 holds bits that count for nothing; a strict reader refuses those as well.
         prop_assume!(changed != token.expose_secret());
-        prop_assert!(verifier(&issuer).verify(&changed).is_err());
+        prop_assert!(verifier.verify(&changed).is_err());
     }
 }
