@@ -2,7 +2,7 @@
 //!
 //! Every method says in its contract which scope it needs and how it is bound to a tenant ([`Rules`]). For a call the layer
 //! takes the bearer token, checks the scope, and reads `merchant_id` and `store_id` of every message before the service
-//! sees it. The service finds the [`Caller`](crate::auth::Caller) in the request's extensions, and binds its queries to
+//! sees it. The service finds the [`Caller`] in the request's extensions, and binds its queries to
 //! the tenant that the request names, which by then is one that the caller may name.
 //!
 //! Health and reflection are open. A method that is in no contract is refused here.
