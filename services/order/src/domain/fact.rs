@@ -2,12 +2,32 @@
 //!
 //! A summary is one sentence for people. It names amounts, counts and keys, never a person.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use waybill_kernel::id::{LineId, ReturnId};
+use waybill_kernel::id::{EventId, LineId, ReturnId};
 use waybill_kernel::money::Money;
 
 use super::payment::PaymentKind;
 use super::returns::ReturnStage;
+
+/// A fact as it stands on an order's timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineEntry {
+    /// The event that told it.
+    pub event: EventId,
+    /// The service that told it.
+    pub service: String,
+    /// Full name of the event's type.
+    pub type_name: String,
+    /// One sentence for people.
+    pub summary: String,
+    /// When it happened, by the clock of that service.
+    pub occurred_at: DateTime<Utc>,
+    /// The trace it belongs to, 32 hex digits; may be empty.
+    pub trace_id: String,
+    /// What it is about besides the order.
+    pub subject: Option<Uuid>,
+}
 
 /// Units of one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +225,33 @@ impl Fact {
             Fact::Message { subject, .. } => *subject,
             _ => None,
         }
+    }
+
+    /// Whether the fact moves a facet, or only stands on the timeline.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        match self {
+            Fact::Parcel { fact, .. } => {
+                matches!(fact, ParcelFact::Shipped { .. } | ParcelFact::Delivered { .. })
+            }
+            Fact::Return { .. } => true,
+            Fact::Refund { fact, .. } => {
+                matches!(fact, RefundFact::Succeeded { .. } | RefundFact::Failed { .. })
+            }
+            _ => false,
+        }
+    }
+
+    /// The lines that the fact is about.
+    pub fn lines(&self) -> impl Iterator<Item = LineId> {
+        let units = match self {
+            Fact::Parcel {
+                fact: ParcelFact::Shipped { units, .. } | ParcelFact::Delivered { units },
+                ..
+            } => units.as_slice(),
+            _ => &[],
+        };
+        units.iter().map(|units| units.line)
     }
 
     /// One sentence for people.

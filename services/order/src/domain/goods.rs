@@ -20,28 +20,13 @@ pub enum FulfillmentStatus {
     Delivered,
 }
 
-impl FulfillmentStatus {
-    /// All statuses.
-    pub const ALL: [FulfillmentStatus; 5] = [
-        FulfillmentStatus::Unfulfilled,
-        FulfillmentStatus::PartiallyFulfilled,
-        FulfillmentStatus::Fulfilled,
-        FulfillmentStatus::PartiallyDelivered,
-        FulfillmentStatus::Delivered,
-    ];
-
-    /// The status as it is stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            FulfillmentStatus::Unfulfilled => "UNFULFILLED",
-            FulfillmentStatus::PartiallyFulfilled => "PARTIALLY_FULFILLED",
-            FulfillmentStatus::Fulfilled => "FULFILLED",
-            FulfillmentStatus::PartiallyDelivered => "PARTIALLY_DELIVERED",
-            FulfillmentStatus::Delivered => "DELIVERED",
-        }
-    }
-}
+keys! { FulfillmentStatus {
+    Unfulfilled = "UNFULFILLED",
+    PartiallyFulfilled = "PARTIALLY_FULFILLED",
+    Fulfilled = "FULFILLED",
+    PartiallyDelivered = "PARTIALLY_DELIVERED",
+    Delivered = "DELIVERED",
+} }
 
 /// Units of a whole order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

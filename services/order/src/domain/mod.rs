@@ -14,6 +14,33 @@
 //!
 //! Nothing here is async, knows a database, a wire format or a clock: the time and new ids are handed in.
 
+/// Gives an enum without data the one text that each value is stored and told as.
+macro_rules! keys {
+    ($name:ident { $($value:ident = $key:literal),+ $(,)? }) => {
+        impl $name {
+            /// All values.
+            pub const ALL: &'static [$name] = &[$($name::$value),+];
+
+            /// The text that the value is stored as.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$value => $key),+
+                }
+            }
+
+            /// The value that is stored as this text.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<$name> {
+                match text {
+                    $($key => Some($name::$value),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
 pub mod draft;
 pub mod fact;
 pub mod freeze;

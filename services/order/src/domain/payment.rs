@@ -17,24 +17,11 @@ pub enum PaymentKind {
     Void,
 }
 
-impl PaymentKind {
-    /// All kinds.
-    pub const ALL: [PaymentKind; 3] = [
-        PaymentKind::Authorization,
-        PaymentKind::Capture,
-        PaymentKind::Void,
-    ];
-
-    /// The kind as it is stored and told to others.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            PaymentKind::Authorization => "authorization",
-            PaymentKind::Capture => "capture",
-            PaymentKind::Void => "void",
-        }
-    }
-}
+keys! { PaymentKind {
+    Authorization = "authorization",
+    Capture = "capture",
+    Void = "void",
+} }
 
 /// Where the money of an order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,32 +42,15 @@ pub enum PaymentStatus {
     Voided,
 }
 
-impl PaymentStatus {
-    /// All statuses.
-    pub const ALL: [PaymentStatus; 7] = [
-        PaymentStatus::Pending,
-        PaymentStatus::Authorized,
-        PaymentStatus::PartiallyPaid,
-        PaymentStatus::Paid,
-        PaymentStatus::PartiallyRefunded,
-        PaymentStatus::Refunded,
-        PaymentStatus::Voided,
-    ];
-
-    /// The status as it is stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            PaymentStatus::Pending => "PENDING",
-            PaymentStatus::Authorized => "AUTHORIZED",
-            PaymentStatus::PartiallyPaid => "PARTIALLY_PAID",
-            PaymentStatus::Paid => "PAID",
-            PaymentStatus::PartiallyRefunded => "PARTIALLY_REFUNDED",
-            PaymentStatus::Refunded => "REFUNDED",
-            PaymentStatus::Voided => "VOIDED",
-        }
-    }
-}
+keys! { PaymentStatus {
+    Pending = "PENDING",
+    Authorized = "AUTHORIZED",
+    PartiallyPaid = "PARTIALLY_PAID",
+    Paid = "PAID",
+    PartiallyRefunded = "PARTIALLY_REFUNDED",
+    Refunded = "REFUNDED",
+    Voided = "VOIDED",
+} }
 
 /// The money of an order, in minor units of its currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,26 +19,12 @@ pub enum ReturnStatus {
     Returned,
 }
 
-impl ReturnStatus {
-    /// All statuses.
-    pub const ALL: [ReturnStatus; 4] = [
-        ReturnStatus::None,
-        ReturnStatus::Requested,
-        ReturnStatus::InProgress,
-        ReturnStatus::Returned,
-    ];
-
-    /// The status as it is stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ReturnStatus::None => "NONE",
-            ReturnStatus::Requested => "REQUESTED",
-            ReturnStatus::InProgress => "IN_PROGRESS",
-            ReturnStatus::Returned => "RETURNED",
-        }
-    }
-}
+keys! { ReturnStatus {
+    None = "NONE",
+    Requested = "REQUESTED",
+    InProgress = "IN_PROGRESS",
+    Returned = "RETURNED",
+} }
 
 /// Where one return stands, as far as an order cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,26 +39,14 @@ pub enum ReturnStage {
     Completed,
 }
 
+keys! { ReturnStage {
+    Requested = "REQUESTED",
+    InProgress = "IN_PROGRESS",
+    Declined = "DECLINED",
+    Completed = "COMPLETED",
+} }
+
 impl ReturnStage {
-    /// All stages.
-    pub const ALL: [ReturnStage; 4] = [
-        ReturnStage::Requested,
-        ReturnStage::InProgress,
-        ReturnStage::Declined,
-        ReturnStage::Completed,
-    ];
-
-    /// The stage as it is stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ReturnStage::Requested => "REQUESTED",
-            ReturnStage::InProgress => "IN_PROGRESS",
-            ReturnStage::Declined => "DECLINED",
-            ReturnStage::Completed => "COMPLETED",
-        }
-    }
-
     /// The stage after a fact that puts the return at `told`: forward only, and an end is an end.
     #[must_use]
     pub fn advance(self, told: ReturnStage) -> ReturnStage {

@@ -24,21 +24,14 @@ pub enum Status {
     Completed,
 }
 
+keys! { Status {
+    Open = "OPEN",
+    OnHold = "ON_HOLD",
+    Cancelled = "CANCELLED",
+    Completed = "COMPLETED",
+} }
+
 impl Status {
-    /// All statuses.
-    pub const ALL: [Status; 4] = [Status::Open, Status::OnHold, Status::Cancelled, Status::Completed];
-
-    /// The status as it is stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Status::Open => "OPEN",
-            Status::OnHold => "ON_HOLD",
-            Status::Cancelled => "CANCELLED",
-            Status::Completed => "COMPLETED",
-        }
-    }
-
     fn is_final(self) -> bool {
         matches!(self, Status::Cancelled | Status::Completed)
     }
@@ -100,6 +93,18 @@ impl State {
         // A free download is complete at once.
         state.complete_if_done();
         state
+    }
+
+    /// Counts a decided change. The database counts too, and must agree.
+    pub fn touch(&mut self, at: DateTime<Utc>) {
+        self.version += 1;
+        self.updated_at = at;
+    }
+
+    /// The version as callers hand it back for conditional changes.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        self.version.to_string()
     }
 
     /// Where the money stands.

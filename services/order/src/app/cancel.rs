@@ -1,0 +1,101 @@
+//! Cancelling an order of which nothing has shipped.
+
+use waybill_events::Log;
+use waybill_kernel::id::OrderId;
+use waybill_kernel::money::Money;
+use waybill_kernel::time;
+use waybill_runtime::telemetry::current_traceparent;
+use waybill_store::{RequestKey, Tx, UseCase};
+
+use super::{BELL, Orders, Receipt};
+use crate::domain::order::{Order, Tenant};
+use crate::domain::state::{NotCancellable, State};
+use crate::error::Error;
+use crate::events::{self, About};
+use crate::store::change;
+
+/// What is to be cancelled.
+pub(crate) struct Cancel {
+    /// Whose order.
+    pub tenant: Tenant,
+    /// The order.
+    pub order: OrderId,
+    /// Why.
+    pub reason: String,
+    /// The etag it must still have; any when empty.
+    pub etag: String,
+}
+
+struct CancelOrder<'a> {
+    log: &'a Log,
+    clock: &'a time::Shared,
+    cancel: &'a Cancel,
+}
+
+impl Orders {
+    /// Cancels an order, once per request key.
+    pub(crate) async fn cancel(&self, key: &RequestKey, cancel: &Cancel) -> Result<Order, Error> {
+        let usecase = CancelOrder {
+            log: &self.log,
+            clock: &self.clock,
+            cancel,
+        };
+        let receipt = self.db.run_once(key, &usecase).await?;
+        self.answer(cancel.tenant, receipt).await
+    }
+}
+
+impl UseCase for CancelOrder<'_> {
+    type Output = Receipt;
+    type Error = Error;
+
+    async fn run(&self, tx: &mut Tx) -> Result<Receipt, Error> {
+        let Cancel {
+            tenant,
+            order,
+            reason,
+            etag,
+        } = self.cancel;
+        let locked = change::lock(tx.conn(), *tenant, *order)
+            .await?
+            .ok_or(Error::OrderNotFound)?;
+        let mut state = locked.state;
+        check_etag(&state, etag)?;
+        state
+            .cancel(reason)
+            .map_err(|NotCancellable { status, shipped }| Error::NotCancellable {
+                order_id: *order,
+                status,
+                shipped,
+            })?;
+        state.touch(self.clock.now());
+
+        let about = About {
+            tenant: *tenant,
+            order: *order,
+            version: state.version,
+            at: state.updated_at,
+        };
+        let captured = Money::new(locked.currency, state.money.captured);
+        let told = events::cancelled(about, &state, captured, current_traceparent().as_deref());
+        change::save(tx.conn(), *tenant, *order, &state, None, &[told.entry]).await?;
+        self.log.append(tx, &[told.event]).await?;
+        tx.ring(BELL);
+        Ok(Receipt {
+            order: *order,
+            state,
+            payment: None,
+        })
+    }
+}
+
+fn check_etag(state: &State, given: &str) -> Result<(), Error> {
+    let current = state.etag();
+    if given.is_empty() || given == current {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch {
+        given: given.to_owned(),
+        current,
+    })
+}

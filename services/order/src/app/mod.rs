@@ -1,0 +1,70 @@
+//! The use cases, one file each: load, decide, save with the event, in one transaction.
+//!
+//! [`Orders`] is the service as a value: what the use cases need, and one method per RPC. It speaks domain types; that
+//! there is a wire format is known to `grpc` alone.
+
+mod cancel;
+mod intake;
+mod payment;
+mod place;
+mod query;
+mod watch;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use waybill_events::Log;
+use waybill_kernel::id::{OrderId, PaymentId};
+use waybill_kernel::time;
+use waybill_store::{Db, StoreError};
+
+pub(crate) use self::cancel::Cancel;
+pub(crate) use self::intake::Intake;
+pub(crate) use self::payment::NewPayment;
+pub(crate) use self::place::{Candidate, Customers, Outcome};
+pub(crate) use self::query::{MAX_BATCH_GET, Query};
+pub(crate) use self::watch::{Follower, Start, Watch};
+
+use crate::domain::order::{Order, Tenant};
+use crate::domain::state::State;
+use crate::error::Error;
+use crate::store;
+
+/// Rung, in this process, when an event was committed: watches look at the log then.
+pub(crate) const BELL: &str = "order_events";
+
+/// The service as a value. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Orders {
+    pub(crate) db: Db,
+    pub(crate) log: Log,
+    pub(crate) clock: time::Shared,
+    pub(crate) handling_days: u16,
+    pub(crate) customers: Customers,
+    pub(crate) intake: Intake,
+    pub(crate) watch: Arc<Watch>,
+}
+
+/// What a mutation of an existing order leaves as its answer under its request key: no personal data, because answers
+/// outlive an erasure. With the terms, which never change, it makes the same answer again (O-13).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    /// The order.
+    pub order: OrderId,
+    /// Where it stood after the change.
+    pub state: State,
+    /// The payment that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<PaymentId>,
+}
+
+impl Orders {
+    /// The order as it stood after a mutation.
+    async fn answer(&self, tenant: Tenant, receipt: Receipt) -> Result<Order, Error> {
+        let key = store::read::Key::Id(receipt.order);
+        let found = store::read::find(self.db.pool(), tenant, &key).await?;
+        // It was there a moment ago, and orders are not deleted.
+        let placed = found.ok_or_else(|| StoreError::other("an order vanished"))?;
+        Ok(placed.order.at(receipt.state))
+    }
+}

@@ -1,0 +1,400 @@
+//! Placing orders: any number of candidates, of any callers and stores, in one transaction.
+//!
+//! A candidate fails alone. Whether it is new is decided by the database, by its request key first and by its source
+//! second (O-8), so that the same holds for two calls at once, for two messages of a batch and for two batches. The
+//! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
+//! that belongs to them, append their events, record the answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use prost::Message as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use tracing::Span;
+use waybill_events::{Log, MAX_PAYLOAD_BYTES, NewEvent};
+use waybill_kernel::hash;
+use waybill_kernel::id::{LineId, MerchantId, OrderId};
+use waybill_proto::waybill::order::v1::OrderPlaced;
+use waybill_store::idempotency::{self, Claim};
+use waybill_store::{RequestKey, StoreError, Tx, UseCase};
+
+use super::{BELL, Orders};
+use crate::domain::draft::Draft;
+use crate::domain::fact::TimelineEntry;
+use crate::domain::freeze::{Conditions, freeze};
+use crate::domain::order::{Contact, Order, Source, Tenant};
+use crate::domain::state::{State, Status};
+use crate::error::Error;
+use crate::events::{self, About, Told};
+use crate::store::place::{Placement, Taken, assign_numbers, insert, taken};
+
+/// Room in an event for a number that is assigned later.
+const NUMBER_BYTES: usize = 32;
+
+/// Makes the pseudonyms that stand for customers.
+#[derive(Clone)]
+pub(crate) struct Customers(Arc<SecretString>);
+
+impl Customers {
+    pub(crate) fn new(key: SecretString) -> Customers {
+        Customers(Arc::new(key))
+    }
+
+    /// The same for all orders of a person with one merchant, and not to be guessed or compared across merchants.
+    fn pseudonym(&self, merchant: MerchantId, contact: &Contact) -> String {
+        contact.identity().map_or_else(String::new, |identity| {
+            hash::hmac_sha256(
+                self.0.expose_secret().as_bytes(),
+                &format!("{merchant}\n{identity}"),
+            )
+        })
+    }
+}
+
+/// An order that is ready to be placed: checked, priced, its event made.
+pub(crate) struct Candidate {
+    pub(super) key: RequestKey,
+    pub(super) order: Order,
+    customer_key: String,
+    /// The event; without a number while one is to be assigned.
+    event: OrderPlaced,
+    /// The span of the call it came with.
+    pub(super) span: Span,
+    traceparent: Option<String>,
+}
+
+impl Candidate {
+    /// How many lines it writes.
+    pub(crate) fn lines(&self) -> usize {
+        self.order.terms.lines.len() + self.order.terms.shipping.len()
+    }
+
+    /// Whose order it is.
+    pub(crate) fn tenant(&self) -> Tenant {
+        self.order.tenant
+    }
+
+    /// The order, with this number.
+    pub(crate) fn placed(mut self, number: String) -> Order {
+        self.order.terms.number = number;
+        self.order
+    }
+
+    fn source(&self) -> (Tenant, &Source) {
+        (self.order.tenant, &self.order.terms.source)
+    }
+}
+
+impl Orders {
+    /// Makes a candidate of a draft.
+    ///
+    /// # Errors
+    ///
+    /// When anything about the draft is wrong.
+    pub(crate) fn candidate(
+        &self,
+        key: RequestKey,
+        tenant: Tenant,
+        draft: Draft,
+    ) -> Result<Candidate, Error> {
+        let now = self.clock.now();
+        let mut conditions = Conditions {
+            now,
+            handling_time: TimeDelta::days(i64::from(self.handling_days)),
+            line_ids: &mut LineId::generate,
+        };
+        let (terms, contact) = freeze(draft, &mut conditions)?;
+        let to_ship = terms
+            .lines
+            .iter()
+            .filter(|line| !line.digital)
+            .map(|line| i64::from(line.quantity))
+            .sum();
+        let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
+        let order = Order {
+            id: OrderId::generate(),
+            tenant,
+            state: State::placed(terms.totals.total, to_ship, now),
+            terms,
+            contact: Some(contact),
+            payments: Vec::new(),
+        };
+        let event = events::placed(&order, &customer_key);
+        let bytes = event.encoded_len() + NUMBER_BYTES;
+        if bytes > MAX_PAYLOAD_BYTES {
+            return Err(Error::OrderTooLarge {
+                bytes,
+                most: MAX_PAYLOAD_BYTES,
+            });
+        }
+        Ok(Candidate {
+            key,
+            order,
+            customer_key,
+            event,
+            span: Span::current(),
+            traceparent: waybill_runtime::telemetry::current_traceparent(),
+        })
+    }
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// It was placed now, with this number.
+    Placed(String),
+    /// The very same request was answered before, with this order.
+    Before(OrderId),
+    /// The source was placed before, by another request.
+    Exists(OrderId, String),
+    /// It cannot be placed.
+    Refused(Error),
+    /// Undecided: it shares its source with a candidate of the same chunk that was refused. Run it again without that.
+    Later,
+}
+
+/// The transaction that places a chunk of candidates. Answers with one outcome each.
+pub(crate) struct PlaceChunk<'a> {
+    pub log: &'a Log,
+    pub candidates: &'a [Candidate],
+}
+
+impl UseCase for PlaceChunk<'_> {
+    type Output = Vec<Outcome>;
+    type Error = Error;
+
+    async fn run(&self, tx: &mut Tx) -> Result<Vec<Outcome>, Error> {
+        let keys: Vec<RequestKey> = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.key.clone())
+            .collect();
+        let claims = idempotency::claim(tx.conn(), &keys).await?;
+        let mut fates = Fates::new(self.candidates, &claims)?;
+        let firsts = fates.firsts();
+        if !firsts.is_empty() {
+            self.place(tx, &firsts, &mut fates).await?;
+        }
+        Ok(fates.decide(&claims))
+    }
+}
+
+/// A candidate with its number and what is told about it.
+struct Numbered<'a> {
+    at: usize,
+    candidate: &'a Candidate,
+    number: String,
+    events: Vec<NewEvent>,
+    entries: Vec<TimelineEntry>,
+}
+
+impl PlaceChunk<'_> {
+    async fn place(&self, tx: &mut Tx, firsts: &[usize], fates: &mut Fates<'_>) -> Result<(), Error> {
+        let wanted: Vec<(Tenant, &str)> = firsts
+            .iter()
+            .map(|&at| &self.candidates[at].order)
+            .map(|order| (order.tenant, order.terms.number.as_str()))
+            .collect();
+        let numbers = assign_numbers(tx.conn(), &wanted).await?;
+        let numbered: Vec<Numbered<'_>> = firsts
+            .iter()
+            .zip(numbers)
+            .map(|(&at, number)| tell(at, &self.candidates[at], number))
+            .collect();
+        let placements: Vec<Placement<'_>> = numbered
+            .iter()
+            .map(|n| Placement {
+                order: &n.candidate.order,
+                number: &n.number,
+                customer_key: &n.candidate.customer_key,
+                entries: &n.entries,
+            })
+            .collect();
+        let placed = insert(tx.conn(), &placements).await?;
+        let (placed, left_out): (Vec<Numbered<'_>>, Vec<Numbered<'_>>) = numbered
+            .into_iter()
+            .partition(|n| placed.contains(&n.candidate.order.id));
+
+        self.find_out(tx, left_out, fates).await?;
+        if !placed.is_empty() {
+            let events: Vec<NewEvent> = placed.iter().flat_map(|n| n.events.iter().cloned()).collect();
+            self.log.append(tx, &events).await?;
+            tx.ring(BELL);
+        }
+        let answers = placed
+            .iter()
+            .map(|n| Ok((&n.candidate.key, answer(n.candidate.order.id)?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        idempotency::record(tx.conn(), &answers).await?;
+        for n in placed {
+            fates.is(n.at, Outcome::Placed(n.number));
+        }
+        // Refused requests keep no key: they may come again once their cause is gone.
+        let refused: Vec<&RequestKey> = fates.unkept().map(|at| &self.candidates[at].key).collect();
+        if !refused.is_empty() {
+            idempotency::release(tx.conn(), &refused).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_out(
+        &self,
+        tx: &mut Tx,
+        left_out: Vec<Numbered<'_>>,
+        fates: &mut Fates<'_>,
+    ) -> Result<(), Error> {
+        if left_out.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<(Tenant, &Source, &str)> = left_out
+            .iter()
+            .map(|n| {
+                (
+                    n.candidate.order.tenant,
+                    &n.candidate.order.terms.source,
+                    n.number.as_str(),
+                )
+            })
+            .collect();
+        let obstacles = taken(tx.conn(), &names).await?;
+        for (n, obstacle) in left_out.into_iter().zip(obstacles) {
+            let outcome = match obstacle {
+                Some(Taken::Source { order_id, number }) => Outcome::Exists(order_id, number),
+                Some(Taken::Number) => Outcome::Refused(Error::NumberTaken { number: n.number }),
+                None => Outcome::Later,
+            };
+            fates.is(n.at, outcome);
+        }
+        Ok(())
+    }
+}
+
+/// What an answer to a placement is kept as: the id. The order as it was placed is made from it again (O-13).
+fn answer(order: OrderId) -> Result<String, StoreError> {
+    serde_json::to_string(&order).map_err(StoreError::other)
+}
+
+fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
+    let order = &candidate.order;
+    let about = About {
+        tenant: order.tenant,
+        order: order.id,
+        version: order.state.version,
+        at: order.state.updated_at,
+    };
+    let traceparent = candidate.traceparent.as_deref();
+    let fact = events::placed_fact(order);
+    let placed = if candidate.event.number == number {
+        Told::new(about, &candidate.event, &fact, traceparent)
+    } else {
+        let event = OrderPlaced {
+            number: number.clone(),
+            ..candidate.event.clone()
+        };
+        Told::new(about, &event, &fact, traceparent)
+    };
+    let mut told = vec![placed];
+    if order.state.status == Status::Completed {
+        told.push(events::completed(about, traceparent));
+    }
+    let (events, entries) = told.into_iter().map(|told| (told.event, told.entry)).unzip();
+    Numbered {
+        at,
+        candidate,
+        number,
+        events,
+        entries,
+    }
+}
+
+/// What is known of each candidate so far, and who shares whose fate.
+struct Fates<'a> {
+    candidates: &'a [Candidate],
+    outcomes: Vec<Option<Outcome>>,
+    /// Candidates with new keys, each with the first one of its source.
+    fresh: Vec<(usize, usize)>,
+}
+
+impl<'a> Fates<'a> {
+    fn new(candidates: &'a [Candidate], claims: &[Claim]) -> Result<Self, StoreError> {
+        let mut outcomes = Vec::with_capacity(candidates.len());
+        let mut fresh = Vec::with_capacity(candidates.len());
+        let mut sources: HashMap<(Tenant, &Source), usize> = HashMap::with_capacity(candidates.len());
+        for (at, (candidate, claim)) in candidates.iter().zip(claims).enumerate() {
+            outcomes.push(match claim {
+                Claim::New => {
+                    fresh.push((at, *sources.entry(candidate.source()).or_insert(at)));
+                    None
+                }
+                Claim::Replay(answer) => Some(Outcome::Before(
+                    serde_json::from_str(answer).map_err(StoreError::decode)?,
+                )),
+                Claim::Reused => Some(Outcome::Refused(Error::RequestIdReused)),
+                Claim::SameAs(_) => None,
+            });
+        }
+        Ok(Fates {
+            candidates,
+            outcomes,
+            fresh,
+        })
+    }
+
+    /// New candidates, one per source.
+    fn firsts(&self) -> Vec<usize> {
+        self.fresh
+            .iter()
+            .filter(|(at, first)| at == first)
+            .map(|(at, _)| *at)
+            .collect()
+    }
+
+    fn is(&mut self, at: usize, outcome: Outcome) {
+        self.outcomes[at] = Some(outcome);
+    }
+
+    /// Candidates whose keys were claimed but are not kept.
+    fn unkept(&self) -> impl Iterator<Item = usize> {
+        self.fresh
+            .iter()
+            .map(|(at, _)| *at)
+            .filter(|&at| !matches!(self.outcomes[at], Some(Outcome::Placed(_))))
+    }
+
+    /// The outcome of each, once those of the firsts are known.
+    fn decide(mut self, claims: &[Claim]) -> Vec<Outcome> {
+        for (at, first) in self.fresh.clone() {
+            if at != first {
+                // Another request for the same order: it finds it there.
+                let outcome = match &self.outcomes[first] {
+                    Some(Outcome::Placed(number)) => {
+                        Outcome::Exists(self.candidates[first].order.id, number.clone())
+                    }
+                    Some(Outcome::Exists(order, number)) => Outcome::Exists(*order, number.clone()),
+                    _ => Outcome::Later,
+                };
+                self.outcomes[at] = Some(outcome);
+            }
+        }
+        for (at, claim) in claims.iter().enumerate() {
+            if let Claim::SameAs(first) = claim {
+                // The same request once more: the same answer.
+                self.outcomes[at] = match &self.outcomes[*first] {
+                    Some(Outcome::Placed(_)) => Some(Outcome::Before(self.candidates[*first].order.id)),
+                    other => other.clone(),
+                };
+            }
+        }
+        self.outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or(Outcome::Later))
+            .collect()
+    }
+}
+
+/// An order as it was when it was placed.
+pub(super) fn as_placed(order: Order, created_at: DateTime<Utc>) -> Order {
+    let placed = State::placed(order.terms.totals.total, order.state.goods.to_ship, created_at);
+    order.at(placed)
+}

@@ -1,0 +1,100 @@
+//! Settings of the order service: those that all services share, and its own.
+
+use serde::{Deserialize, Serialize};
+use waybill_kernel::check::Violations;
+use waybill_runtime::config::{Secret, Validate};
+use waybill_runtime::process::ServiceConfig;
+use waybill_runtime::service::CommonConfig;
+
+/// Settings of the order service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// What all services share.
+    #[serde(flatten)]
+    pub common: CommonConfig,
+    /// Days from placement to the promised handover to the carrier, where the caller promises nothing else. Default 2.
+    pub handling_days: u16,
+    /// The key of the pseudonyms that stand for customers in events, at least 16 random characters. With another key the
+    /// same customers look like new ones. Default: one that is made at the first start and kept in the schema.
+    pub customer_key: Secret,
+    /// Placements are collected while earlier ones are being committed.
+    pub placing: Placing,
+    /// Calls of WatchOrders that this process serves at once. Default 256.
+    pub max_watches: usize,
+}
+
+/// How placements share transactions.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Placing {
+    /// Transactions at once. Default 2: while one waits for the disk the other works.
+    pub lanes: usize,
+    /// Orders in a transaction, at most. Default 200.
+    pub orders: usize,
+    /// Lines in a transaction, at most, unless one order has more. Default 2000: bulk work commits well within a second,
+    /// because every reader of every log waits for the oldest transaction.
+    pub lines: usize,
+}
+
+impl Default for Placing {
+    fn default() -> Self {
+        Placing {
+            lanes: 2,
+            orders: 200,
+            lines: 2000,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            common: CommonConfig::default(),
+            handling_days: 2,
+            customer_key: Secret::default(),
+            placing: Placing::default(),
+            max_watches: 256,
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, violations: &mut Violations) {
+        self.common.validate(violations);
+        if self.handling_days > 365 {
+            violations.push(
+                "handling_days",
+                format!("is {}; give 0 to 365", self.handling_days),
+            );
+        }
+        let counts = [
+            ("placing.lanes", self.placing.lanes),
+            ("placing.orders", self.placing.orders),
+            ("placing.lines", self.placing.lines),
+            ("max_watches", self.max_watches),
+        ];
+        for (field, count) in counts {
+            if count == 0 {
+                violations.push(field, "is 0; give 1 or more");
+            }
+        }
+        // One connection must be left for reads and for the fold.
+        let connections = self.common.database.max_connections as usize;
+        if self.placing.lanes >= connections {
+            violations.push(
+                "placing.lanes",
+                format!(
+                    "is {}; give less than database.max_connections, which is {connections}",
+                    self.placing.lanes
+                ),
+            );
+        }
+    }
+}
+
+impl ServiceConfig for Config {
+    fn common(&self) -> &CommonConfig {
+        &self.common
+    }
+}

@@ -1,0 +1,335 @@
+//! Everything that can go wrong in this service, with the reason code that callers see and whether repeating helps.
+//!
+//! Reason codes are stable: programs compare them. Messages are for people; they name the value and the way out, and hold
+//! no personal data. What the database says stays inside.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Code;
+use waybill_kernel::check::Violations;
+use waybill_kernel::id::OrderId;
+use waybill_kernel::money::Money;
+use waybill_rpc::fault::Fault;
+use waybill_store::{RetryClass, StoreError};
+
+use crate::domain::freeze::Refused;
+use crate::domain::state::Status;
+
+/// Why a call of this service did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The request is wrong; all fields that are, are named.
+    #[error("the request is wrong: {0}")]
+    Invalid(Violations),
+    /// The order is sound, but its totals are not the sums of its lines.
+    #[error("the totals do not add up: {0}")]
+    TotalsMismatch(Violations),
+    /// The order is within all limits, but too much for one event.
+    #[error("the order takes {bytes} bytes as an event, more than the {most} that one may have; split it")]
+    OrderTooLarge {
+        /// What it takes.
+        bytes: usize,
+        /// What is allowed.
+        most: usize,
+    },
+    /// More messages in a batch than a call may have.
+    #[error(
+        "a call takes at most {most} orders; send the rest in another one (orders that were taken stay taken)"
+    )]
+    BatchTooLarge {
+        /// What is allowed.
+        most: usize,
+    },
+    /// The orders asked for at once are too much for one answer.
+    #[error(
+        "the orders have {lines} lines, more than the {most} that one answer may have; ask for fewer at once"
+    )]
+    AnswerTooLarge {
+        /// What they have.
+        lines: i64,
+        /// What is allowed.
+        most: i64,
+    },
+    /// The request id was used for another request.
+    #[error("request_id was already used for another request; use a new one, or send the same request again")]
+    RequestIdReused,
+    /// The source was placed before.
+    #[error("the source was placed before as order {order_id}, number {number}")]
+    OrderExists {
+        /// The order.
+        order_id: OrderId,
+        /// Its number.
+        number: String,
+    },
+    /// The number belongs to another order.
+    #[error("number {number:?} belongs to another order of the store; leave it empty to have one assigned")]
+    NumberTaken {
+        /// The number.
+        number: String,
+    },
+    /// There is no such order in this store.
+    #[error("the store has no such order")]
+    OrderNotFound,
+    /// The order was changed since the caller read it.
+    #[error("etag is {given:?} but the order's is {current:?}: read the order again")]
+    EtagMismatch {
+        /// What the caller gave.
+        given: String,
+        /// What it is.
+        current: String,
+    },
+    /// The order is too far to be cancelled.
+    #[error(
+        "order {order_id} is {} with {shipped} units shipped; only an OPEN or ON_HOLD order of which nothing has shipped \
+         can be cancelled",
+        status.as_str()
+    )]
+    NotCancellable {
+        /// The order.
+        order_id: OrderId,
+        /// Where it stands.
+        status: Status,
+        /// Units that have shipped.
+        shipped: i64,
+    },
+    /// Nothing more is taken for a cancelled order.
+    #[error("order {order_id} is CANCELLED; only a void can still be recorded")]
+    OrderCancelled {
+        /// The order.
+        order_id: OrderId,
+    },
+    /// More would be captured than the order costs.
+    #[error("a capture of {given} is more than the {open} of order {order_id} that is still to be paid")]
+    CaptureExceedsTotal {
+        /// The order.
+        order_id: OrderId,
+        /// What is still to be paid.
+        open: Money,
+        /// What was given.
+        given: Money,
+    },
+    /// More would be given back than is authorised.
+    #[error("a void of {given} is more than the {open} that is still authorised for order {order_id}")]
+    NothingAuthorized {
+        /// The order.
+        order_id: OrderId,
+        /// What is still authorised.
+        open: Money,
+        /// What was given.
+        given: Money,
+    },
+    /// The provider's payment is recorded, with another amount or for another order.
+    #[error(
+        "this payment of the provider was recorded before, with another amount or for another order ({order_id}); a \
+         provider_payment_id names one payment of each kind"
+    )]
+    PaymentDiffers {
+        /// The order it was recorded for.
+        order_id: OrderId,
+    },
+    /// The place that a watch should go on from is no longer in the log.
+    #[error("the cursor is no longer in the log; begin again with from_start, or without a cursor")]
+    CursorExpired,
+    /// As many watches as this process serves.
+    #[error("{most} calls are watching already; try again later")]
+    TooManyWatches {
+        /// What is allowed.
+        most: usize,
+    },
+    /// The service is about to stop.
+    #[error("the service is stopping; call again")]
+    Stopping,
+    /// The database.
+    #[error("{}", told(.0))]
+    Store(#[source] Arc<StoreError>),
+}
+
+/// What a caller is told about a fault of the database.
+fn told(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Retry(_) => "other calls changed the same order at the same time; call again",
+        StoreError::Fenced => {
+            "the event log is fenced until an operator raises its generation; call again later"
+        }
+        error if !error.is_certainly_aborted() => {
+            "the database went away while the change was committed; call again with the same request_id to learn the outcome"
+        }
+        StoreError::Unavailable { .. } => "the database cannot be reached; nothing was changed; call again",
+        _ => "the database refused",
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        match error {
+            StoreError::RequestIdReused => Error::RequestIdReused,
+            error => Error::Store(Arc::new(error)),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        match refused {
+            Refused::Invalid(violations) => Error::Invalid(violations),
+            Refused::Totals(violations) => Error::TotalsMismatch(violations),
+        }
+    }
+}
+
+impl Error {
+    /// Whether the change surely did not happen.
+    pub(crate) fn is_certainly_aborted(&self) -> bool {
+        match self {
+            Error::Store(error) => error.is_certainly_aborted(),
+            _ => true,
+        }
+    }
+
+    /// Whether the cause lies in the request's own data, so that others in the same transaction are not to blame.
+    pub(crate) fn is_of_the_data(&self) -> bool {
+        match self {
+            Error::Store(error) => !matches!(
+                &**error,
+                StoreError::Retry(_) | StoreError::Unavailable { .. } | StoreError::Fenced
+            ),
+            _ => true,
+        }
+    }
+}
+
+impl RetryClass for Error {
+    fn is_retry(&self) -> bool {
+        match self {
+            Error::Store(error) => {
+                // Two calls recorded one payment at once. The second, run again, finds the first's.
+                error.is_retry() || error.constraint() == Some("order_payments_once")
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Fault for Error {
+    fn code(&self) -> Code {
+        match self {
+            Error::Invalid(_)
+            | Error::TotalsMismatch(_)
+            | Error::OrderTooLarge { .. }
+            | Error::BatchTooLarge { .. }
+            | Error::AnswerTooLarge { .. }
+            | Error::RequestIdReused => Code::InvalidArgument,
+            Error::OrderExists { .. } | Error::NumberTaken { .. } => Code::AlreadyExists,
+            Error::OrderNotFound => Code::NotFound,
+            Error::EtagMismatch { .. } => Code::Aborted,
+            Error::NotCancellable { .. }
+            | Error::OrderCancelled { .. }
+            | Error::CaptureExceedsTotal { .. }
+            | Error::NothingAuthorized { .. }
+            | Error::PaymentDiffers { .. } => Code::FailedPrecondition,
+            Error::CursorExpired => Code::OutOfRange,
+            Error::TooManyWatches { .. } => Code::ResourceExhausted,
+            Error::Stopping => Code::Unavailable,
+            Error::Store(error) => match &**error {
+                StoreError::Retry(_) => Code::Aborted,
+                StoreError::Unavailable { .. } | StoreError::Fenced => Code::Unavailable,
+                _ => Code::Internal,
+            },
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Error::Invalid(_) => "INVALID_REQUEST",
+            Error::TotalsMismatch(_) => "TOTALS_MISMATCH",
+            Error::OrderTooLarge { .. } => "ORDER_TOO_LARGE",
+            Error::BatchTooLarge { .. } => "BATCH_TOO_LARGE",
+            Error::AnswerTooLarge { .. } => "ANSWER_TOO_LARGE",
+            Error::RequestIdReused => "REQUEST_ID_REUSED",
+            Error::OrderExists { .. } => "ORDER_EXISTS",
+            Error::NumberTaken { .. } => "NUMBER_TAKEN",
+            Error::OrderNotFound => "ORDER_NOT_FOUND",
+            Error::EtagMismatch { .. } => "ETAG_MISMATCH",
+            Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
+            Error::OrderCancelled { .. } => "ORDER_CANCELLED",
+            Error::CaptureExceedsTotal { .. } => "CAPTURE_EXCEEDS_TOTAL",
+            Error::NothingAuthorized { .. } => "NOTHING_AUTHORIZED",
+            Error::PaymentDiffers { .. } => "PAYMENT_DIFFERS",
+            Error::CursorExpired => "CURSOR_EXPIRED",
+            Error::TooManyWatches { .. } => "TOO_MANY_WATCHES",
+            Error::Stopping => "STOPPING",
+            Error::Store(error) => match &**error {
+                StoreError::Retry(_) => "CONFLICT",
+                StoreError::Fenced => "LOG_FENCED",
+                error if !error.is_certainly_aborted() => "OUTCOME_UNKNOWN",
+                StoreError::Unavailable { .. } => "DATABASE_UNAVAILABLE",
+                _ => "INTERNAL",
+            },
+        })
+    }
+
+    fn domain(&self) -> &'static str {
+        "order.waybill"
+    }
+
+    fn violations(&self) -> Option<&Violations> {
+        match self {
+            Error::Invalid(violations) | Error::TotalsMismatch(violations) => Some(violations),
+            _ => None,
+        }
+    }
+
+    fn precondition(&self) -> Option<(String, String, String)> {
+        let (kind, order_id) = match self {
+            Error::NotCancellable { order_id, .. } | Error::OrderCancelled { order_id } => {
+                ("ORDER_STATUS", order_id)
+            }
+            Error::CaptureExceedsTotal { order_id, .. }
+            | Error::NothingAuthorized { order_id, .. }
+            | Error::PaymentDiffers { order_id, .. } => ("ORDER_PAYMENT", order_id),
+            _ => return None,
+        };
+        Some((kind.to_owned(), order_id.to_string(), self.to_string()))
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::TooManyWatches { .. } => Some(Duration::from_secs(1)),
+            Error::Stopping => Some(Duration::from_millis(500)),
+            Error::Store(error) => match &**error {
+                StoreError::Retry(_) => Some(Duration::from_millis(50)),
+                StoreError::Unavailable { .. } => Some(Duration::from_millis(500)),
+                StoreError::Fenced => Some(Duration::from_secs(30)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn metadata(&self) -> Vec<(String, String)> {
+        match self {
+            Error::OrderExists { order_id, number } => vec![
+                ("order_id".to_owned(), order_id.to_string()),
+                ("number".to_owned(), number.clone()),
+            ],
+            Error::NotCancellable { order_id, status, .. } => vec![
+                ("order_id".to_owned(), order_id.to_string()),
+                ("status".to_owned(), status.as_str().to_owned()),
+            ],
+            Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
+            Error::OrderCancelled { order_id }
+            | Error::CaptureExceedsTotal { order_id, .. }
+            | Error::NothingAuthorized { order_id, .. }
+            | Error::PaymentDiffers { order_id, .. } => vec![("order_id".to_owned(), order_id.to_string())],
+            _ => Vec::new(),
+        }
+    }
+}

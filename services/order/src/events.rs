@@ -1,0 +1,194 @@
+//! What this service tells the others: domain facts as protobuf events, each with its entry on the order's timeline.
+//!
+//! Events carry ids, amounts and keys and no personal data (O-10).
+
+use chrono::{DateTime, Utc};
+use prost::{Message, Name};
+use waybill_events::NewEvent;
+use waybill_kernel::id::OrderId;
+use waybill_kernel::money::Money;
+use waybill_proto::waybill::order::v1 as proto;
+use waybill_rpc::convert::to_timestamp;
+
+use crate::domain::fact::{Fact, TimelineEntry};
+use crate::domain::order::{Line, Order, Payment, ShippingLine, TaxLine, Tenant};
+use crate::domain::state::State;
+
+/// This service, as the timeline names it.
+pub(crate) const SERVICE: &str = "order";
+
+/// An order's place in log and timeline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct About {
+    /// Whose order.
+    pub tenant: Tenant,
+    /// The order.
+    pub order: OrderId,
+    /// Its version after the change.
+    pub version: i64,
+    /// When it changed.
+    pub at: DateTime<Utc>,
+}
+
+/// An event and its entry on the timeline.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    /// For the log.
+    pub event: NewEvent,
+    /// For the timeline.
+    pub entry: TimelineEntry,
+}
+
+impl Told {
+    /// Tells a fact. `traceparent` is the span it belongs to.
+    pub(crate) fn new<M: Message + Name>(
+        about: About,
+        message: &M,
+        fact: &Fact,
+        traceparent: Option<&str>,
+    ) -> Told {
+        let About {
+            tenant,
+            order,
+            version,
+            at,
+        } = about;
+        let event = NewEvent::new(tenant.merchant, tenant.store, order, order, version, message, at)
+            .traced(traceparent.map(str::to_owned));
+        let entry = TimelineEntry {
+            event: event.id(),
+            service: SERVICE.to_owned(),
+            type_name: M::full_name(),
+            summary: fact.summary(),
+            occurred_at: at,
+            trace_id: traceparent.map(trace_id).unwrap_or_default(),
+            subject: fact.subject(),
+        };
+        Told { event, entry }
+    }
+}
+
+/// The trace id in a `traceparent`; empty when it is none.
+pub(crate) fn trace_id(traceparent: &str) -> String {
+    (traceparent.split('-').nth(1).filter(|id| id.len() == 32))
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The event of an order that was placed. Its number is empty while the store has not assigned one.
+pub(crate) fn placed(order: &Order, customer_key: &str) -> proto::OrderPlaced {
+    let terms = &order.terms;
+    let country = order
+        .contact
+        .as_ref()
+        .and_then(|contact| contact.shipping.as_ref());
+    proto::OrderPlaced {
+        order_id: order.id.to_string(),
+        number: terms.number.clone(),
+        source_system: terms.source.system.clone(),
+        currency_code: terms.currency.code().to_owned(),
+        prices_include_tax: terms.prices_include_tax,
+        lines: terms.lines.iter().map(placed_line).collect(),
+        shipping_lines: terms.shipping.iter().map(placed_shipping).collect(),
+        subtotal_minor: terms.totals.subtotal,
+        discounts_minor: terms.totals.discounts,
+        shipping_minor: terms.totals.shipping,
+        tax_minor: terms.totals.tax,
+        total_minor: terms.totals.total,
+        ship_country: country
+            .map(|address| address.country_code.clone())
+            .unwrap_or_default(),
+        placed_at: Some(to_timestamp(terms.placed_at)),
+        promised_ship_at: Some(to_timestamp(terms.promised_ship_at)),
+        promised_delivery_at: terms.promised_delivery_at.map(to_timestamp),
+        customer_key: customer_key.to_owned(),
+    }
+}
+
+fn placed_line(line: &Line) -> proto::PlacedLine {
+    proto::PlacedLine {
+        line_id: line.id.to_string(),
+        sku: line.sku.clone(),
+        quantity: line.quantity,
+        unit_price_minor: line.unit_price,
+        net_minor: line.net,
+        taxes: line.taxes.iter().map(placed_tax).collect(),
+        category: line.category.clone(),
+        final_sale: line.final_sale,
+        digital: line.digital,
+    }
+}
+
+fn placed_shipping(line: &ShippingLine) -> proto::PlacedShipping {
+    proto::PlacedShipping {
+        line_id: line.id.to_string(),
+        net_minor: line.net,
+        taxes: line.taxes.iter().map(placed_tax).collect(),
+    }
+}
+
+fn placed_tax(tax: &TaxLine) -> proto::PlacedTax {
+    proto::PlacedTax {
+        jurisdiction: tax.jurisdiction.clone(),
+        title: tax.title.clone(),
+        rate_ppm: tax.rate_ppm,
+        amount_minor: tax.amount,
+    }
+}
+
+/// What the timeline says about a placement.
+pub(crate) fn placed_fact(order: &Order) -> Fact {
+    Fact::Placed {
+        units: order
+            .terms
+            .lines
+            .iter()
+            .map(|line| i64::from(line.quantity))
+            .sum(),
+        total: Money::new(order.terms.currency, order.terms.totals.total),
+    }
+}
+
+/// An order was completed.
+pub(crate) fn completed(about: About, traceparent: Option<&str>) -> Told {
+    let message = proto::OrderCompleted {
+        order_id: about.order.to_string(),
+    };
+    Told::new(about, &message, &Fact::Completed, traceparent)
+}
+
+/// An order was cancelled.
+pub(crate) fn cancelled(about: About, state: &State, captured: Money, traceparent: Option<&str>) -> Told {
+    let message = proto::OrderCancelled {
+        order_id: about.order.to_string(),
+        reason: state.cancel_reason.clone(),
+        currency_code: captured.currency.code().to_owned(),
+        captured_minor: captured.minor,
+    };
+    let fact = Fact::Cancelled {
+        reason: state.cancel_reason.clone(),
+    };
+    Told::new(about, &message, &fact, traceparent)
+}
+
+/// A payment was recorded.
+pub(crate) fn paid(about: About, payment: &Payment, captured: Money, traceparent: Option<&str>) -> Told {
+    let message = proto::PaymentRecorded {
+        order_id: about.order.to_string(),
+        payment_id: payment.id.to_string(),
+        kind: payment.kind.as_str().to_owned(),
+        provider: payment.provider.clone(),
+        provider_payment_id: payment.provider_payment_id.clone(),
+        currency_code: captured.currency.code().to_owned(),
+        amount_minor: payment.amount,
+        occurred_at: Some(to_timestamp(payment.occurred_at)),
+        captured_minor: captured.minor,
+    };
+    let fact = Fact::Paid {
+        payment: payment.id.uuid(),
+        kind: payment.kind,
+        provider: payment.provider.clone(),
+        amount: Money::new(captured.currency, payment.amount),
+    };
+    Told::new(about, &message, &fact, traceparent)
+}

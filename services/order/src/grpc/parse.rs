@@ -1,0 +1,420 @@
+//! Protobuf requests to domain values. Every fault is noted by field and parsing goes on, so that a caller learns all of
+//! them at once; what has a fault is filled with something harmless until then.
+
+use waybill_kernel::check::Violations;
+use waybill_kernel::id::MerchantId;
+use waybill_kernel::money::{Currency, Money};
+use waybill_kernel::page::page_size;
+use waybill_proto::waybill::order::v1 as proto;
+use waybill_proto::waybill::r#type::v1 as common;
+use waybill_rpc::auth::Caller;
+use waybill_rpc::convert;
+use waybill_store::RequestKey;
+
+use crate::app::{Cancel, NewPayment, Query};
+use crate::domain::draft::{ClaimedTotals, Draft, DraftLine, DraftShipping};
+use crate::domain::goods::FulfillmentStatus;
+use crate::domain::limits;
+use crate::domain::order::{Address, Contact, Customer, Discount, Source, TaxLine, Tenant};
+use crate::domain::payment::{PaymentKind, PaymentStatus};
+use crate::domain::state::Status;
+use crate::error::Error;
+use crate::store::list::Filter;
+use crate::store::read::Key;
+
+/// What was parsed, unless there was a fault.
+pub(super) fn checked<T>(parsed: Option<T>, v: Violations) -> Result<T, Error> {
+    match parsed {
+        Some(parsed) if v.is_empty() => Ok(parsed),
+        _ => Err(Error::Invalid(limits::listed(v))),
+    }
+}
+
+/// The merchant and store that a request names.
+pub(super) fn tenant(merchant_id: &str, store_id: &str, v: &mut Violations) -> Option<Tenant> {
+    let tenant = convert::tenant(merchant_id, store_id, v)?;
+    Some(Tenant {
+        merchant: tenant.merchant_id,
+        store: tenant.store_id,
+    })
+}
+
+/// The key of a request: its own id, and the hash of everything else in it.
+pub(super) fn request_key<M: prost::Message>(
+    caller: &Caller,
+    merchant: MerchantId,
+    rpc: &'static str,
+    request_id: &str,
+    rest: &M,
+) -> RequestKey {
+    let parts = convert::request_key(caller, merchant, rpc, request_id, rest);
+    RequestKey {
+        merchant: parts.merchant,
+        caller: parts.caller,
+        rpc: parts.rpc,
+        request_id: parts.request_id,
+        hash: parts.hash,
+    }
+}
+
+/// An order as a caller hands it in.
+pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Option<Draft> {
+    let Some(order) = order else {
+        v.push("order", "is required");
+        return None;
+    };
+    v.nested("order", |v| {
+        // Amounts can only be read once it is known what they should be in.
+        let currency = convert::currency("currency_code", &order.currency_code, v)?;
+        let mut amounts = Amounts { currency };
+        let lines = each("lines", order.lines, v, |line, v| amounts.line(line, v));
+        let shipping = each("shipping_lines", order.shipping_lines, v, |line, v| {
+            amounts.shipping(line, v)
+        });
+        let source = order.source.map(source);
+        if source.is_none() {
+            v.push("source", "is required: it makes the order recognisable");
+        }
+        Some(Draft {
+            source: source.unwrap_or_else(|| self::source(proto::OrderSource::default())),
+            number: order.number,
+            placed_at: convert::optional_timestamp("placed_at", order.placed_at.as_ref(), v)?,
+            currency,
+            prices_include_tax: order.prices_include_tax,
+            lines,
+            shipping,
+            discounts: amounts.discounts(order.discounts, v),
+            totals: claimed(order.totals.unwrap_or_default(), v),
+            contact: Contact {
+                customer: order.customer.map(customer).unwrap_or_default(),
+                shipping: order.shipping_address.map(address),
+                billing: order.billing_address.map(address),
+            },
+            locale: order.locale,
+            promised_ship_at: convert::optional_timestamp(
+                "promised_ship_at",
+                order.promised_ship_at.as_ref(),
+                v,
+            )?,
+            promised_delivery_at: convert::optional_timestamp(
+                "promised_delivery_at",
+                order.promised_delivery_at.as_ref(),
+                v,
+            )?,
+            presentment: presentment(
+                &order.presentment_currency_code,
+                order.presentment_total.as_ref(),
+                v,
+            ),
+            tags: order.tags,
+        })
+    })
+}
+
+/// Parses every element; stops looking once there are more faults than are told.
+fn each<T, U>(
+    field: &str,
+    elements: Vec<T>,
+    v: &mut Violations,
+    mut parse: impl FnMut(T, &mut Violations) -> U,
+) -> Vec<U> {
+    let mut parsed = Vec::with_capacity(elements.len());
+    for (index, element) in elements.into_iter().enumerate() {
+        if v.len() > limits::MAX_FAULTS {
+            break;
+        }
+        parsed.push(v.element(field, index, |v| parse(element, v)));
+    }
+    parsed
+}
+
+struct Amounts {
+    currency: Currency,
+}
+
+impl Amounts {
+    /// An amount; nothing of the order's currency where there is none.
+    fn amount(&self, field: &str, amount: Option<&common::Money>, v: &mut Violations) -> Money {
+        match amount {
+            // The usual case, without a look into the table of currencies.
+            Some(amount) if amount.currency_code == self.currency.code() => {
+                Money::new(self.currency, amount.minor_units)
+            }
+            other => convert::money(field, other, v).unwrap_or(Money::zero(self.currency)),
+        }
+    }
+
+    fn line(&mut self, line: proto::NewOrderLine, v: &mut Violations) -> DraftLine {
+        DraftLine {
+            unit_price: self.amount("unit_price", line.unit_price.as_ref(), v),
+            discounts: self.discounts(line.discounts, v),
+            taxes: self.taxes(line.taxes, v),
+            sku: line.sku,
+            title: line.title,
+            quantity: line.quantity,
+            category: line.category,
+            final_sale: line.final_sale,
+            digital: line.digital,
+            attributes: line.attributes,
+        }
+    }
+
+    fn shipping(&mut self, line: proto::NewShippingLine, v: &mut Violations) -> DraftShipping {
+        DraftShipping {
+            price: self.amount("price", line.price.as_ref(), v),
+            discounts: self.discounts(line.discounts, v),
+            taxes: self.taxes(line.taxes, v),
+            title: line.title,
+        }
+    }
+
+    fn discounts(&mut self, discounts: Vec<proto::Discount>, v: &mut Violations) -> Vec<Discount<Money>> {
+        each("discounts", discounts, v, |discount, v| Discount {
+            amount: self.amount("amount", discount.amount.as_ref(), v),
+            code: discount.code,
+            title: discount.title,
+        })
+    }
+
+    fn taxes(&mut self, taxes: Vec<proto::TaxLine>, v: &mut Violations) -> Vec<TaxLine<Money>> {
+        each("taxes", taxes, v, |tax, v| TaxLine {
+            amount: self.amount("amount", tax.amount.as_ref(), v),
+            jurisdiction: tax.jurisdiction,
+            title: tax.title,
+            rate_ppm: tax.rate_ppm,
+        })
+    }
+}
+
+fn claimed(totals: proto::OrderTotals, v: &mut Violations) -> ClaimedTotals {
+    v.nested("totals", |v| {
+        let mut claimed = |field, amount: Option<common::Money>| {
+            amount.and_then(|amount| convert::money(field, Some(&amount), v))
+        };
+        ClaimedTotals {
+            subtotal: claimed("subtotal", totals.subtotal),
+            discounts: claimed("discounts", totals.discounts),
+            shipping: claimed("shipping", totals.shipping),
+            tax: claimed("tax", totals.tax),
+            total: claimed("total", totals.total),
+        }
+    })
+}
+
+fn presentment(code: &str, total: Option<&common::Money>, v: &mut Violations) -> Option<Money> {
+    match (code, total) {
+        ("", None) => None,
+        ("", Some(_)) => {
+            v.push("presentment_currency_code", "is required with presentment_total");
+            None
+        }
+        (code, total) => {
+            let total = convert::money("presentment_total", total, v)?;
+            if total.currency.code() != code {
+                v.push(
+                    "presentment_total",
+                    format!("is in {}; expected {code}", total.currency),
+                );
+            }
+            Some(total)
+        }
+    }
+}
+
+fn source(source: proto::OrderSource) -> Source {
+    Source {
+        system: source.system,
+        external_id: source.external_id,
+    }
+}
+
+fn customer(customer: proto::Customer) -> Customer {
+    Customer {
+        external_id: customer.external_id,
+        email: customer.email,
+        name: customer.name,
+        phone: customer.phone,
+    }
+}
+
+fn address(address: common::Address) -> Address {
+    Address {
+        name: address.name,
+        company: address.company,
+        lines: address.lines,
+        city: address.city,
+        region: address.region,
+        postal_code: address.postal_code,
+        country_code: address.country_code,
+        phone: address.phone,
+    }
+}
+
+/// How a caller names an order.
+pub(super) fn key(key: Option<proto::get_order_request::Key>, v: &mut Violations) -> Option<Key> {
+    use proto::get_order_request::Key as Named;
+    match key {
+        Some(Named::OrderId(text)) => convert::id("order_id", &text, v).map(Key::Id),
+        Some(Named::Number(number)) => {
+            limits::required(v, "number", &number, limits::MAX_NUMBER);
+            Some(Key::Number(number))
+        }
+        Some(Named::Source(named)) => {
+            let source = source(named);
+            limits::source(&source, v);
+            Some(Key::Source(source))
+        }
+        None => {
+            v.push("key", "is required: one of order_id, number and source");
+            None
+        }
+    }
+}
+
+/// A page that a caller asks for.
+pub(super) fn query(request: &proto::ListOrdersRequest, v: &mut Violations) -> Option<Query> {
+    let size = match page_size(request.page_size, 50, 200) {
+        Ok(size) => Some(size),
+        Err(fault) => {
+            v.push(fault.field, fault.description);
+            None
+        }
+    };
+    let placed_from = convert::optional_timestamp("placed_from", request.placed_from.as_ref(), v);
+    let placed_before = convert::optional_timestamp("placed_before", request.placed_before.as_ref(), v);
+    let filter = Filter {
+        status: facet("status", request.status, v, status),
+        payment_status: facet("payment_status", request.payment_status, v, payment_status),
+        fulfillment_status: facet(
+            "fulfillment_status",
+            request.fulfillment_status,
+            v,
+            fulfillment_status,
+        ),
+        placed_from: placed_from?,
+        placed_before: placed_before?,
+    };
+    Some(Query {
+        filter,
+        size: size?,
+        token: request.page_token.clone(),
+    })
+}
+
+/// A filter by a facet: none when it is not set.
+fn facet<E: TryFrom<i32>, T>(
+    field: &str,
+    value: i32,
+    v: &mut Violations,
+    of: impl Fn(E) -> Option<T>,
+) -> Option<T> {
+    if value == 0 {
+        None
+    } else {
+        convert::known(field, value, v).and_then(of)
+    }
+}
+
+fn status(status: proto::OrderStatus) -> Option<Status> {
+    match status {
+        proto::OrderStatus::Unspecified => None,
+        proto::OrderStatus::Open => Some(Status::Open),
+        proto::OrderStatus::OnHold => Some(Status::OnHold),
+        proto::OrderStatus::Cancelled => Some(Status::Cancelled),
+        proto::OrderStatus::Completed => Some(Status::Completed),
+    }
+}
+
+fn payment_status(status: proto::PaymentStatus) -> Option<PaymentStatus> {
+    match status {
+        proto::PaymentStatus::Unspecified => None,
+        proto::PaymentStatus::Pending => Some(PaymentStatus::Pending),
+        proto::PaymentStatus::Authorized => Some(PaymentStatus::Authorized),
+        proto::PaymentStatus::PartiallyPaid => Some(PaymentStatus::PartiallyPaid),
+        proto::PaymentStatus::Paid => Some(PaymentStatus::Paid),
+        proto::PaymentStatus::PartiallyRefunded => Some(PaymentStatus::PartiallyRefunded),
+        proto::PaymentStatus::Refunded => Some(PaymentStatus::Refunded),
+        proto::PaymentStatus::Voided => Some(PaymentStatus::Voided),
+    }
+}
+
+fn fulfillment_status(status: proto::FulfillmentStatus) -> Option<FulfillmentStatus> {
+    match status {
+        proto::FulfillmentStatus::Unspecified => None,
+        proto::FulfillmentStatus::Unfulfilled => Some(FulfillmentStatus::Unfulfilled),
+        proto::FulfillmentStatus::PartiallyFulfilled => Some(FulfillmentStatus::PartiallyFulfilled),
+        proto::FulfillmentStatus::Fulfilled => Some(FulfillmentStatus::Fulfilled),
+        proto::FulfillmentStatus::PartiallyDelivered => Some(FulfillmentStatus::PartiallyDelivered),
+        proto::FulfillmentStatus::Delivered => Some(FulfillmentStatus::Delivered),
+    }
+}
+
+/// A cancellation.
+pub(super) fn cancel(
+    tenant: Option<Tenant>,
+    request: &proto::CancelOrderRequest,
+    v: &mut Violations,
+) -> Option<Cancel> {
+    let order = convert::id("order_id", &request.order_id, v);
+    limits::required(v, "reason", &request.reason, limits::MAX_REASON);
+    limits::text(v, "etag", &request.etag, 100);
+    Some(Cancel {
+        tenant: tenant?,
+        order: order?,
+        reason: request.reason.clone(),
+        etag: request.etag.clone(),
+    })
+}
+
+/// A payment.
+pub(super) fn payment(
+    tenant: Option<Tenant>,
+    request: &proto::RecordPaymentRequest,
+    v: &mut Violations,
+) -> Option<NewPayment> {
+    let order = convert::id("order_id", &request.order_id, v);
+    let kind = convert::known("kind", request.kind, v).and_then(payment_kind);
+    provider(&request.provider, v);
+    limits::required(
+        v,
+        "provider_payment_id",
+        &request.provider_payment_id,
+        limits::MAX_PROVIDER_PAYMENT_ID,
+    );
+    let amount = convert::money("amount", request.amount.as_ref(), v);
+    if let Some(amount) = amount
+        && amount.minor <= 0
+    {
+        v.push("amount", format!("is {amount}; expected more than 0"));
+    }
+    let occurred_at = convert::optional_timestamp("occurred_at", request.occurred_at.as_ref(), v);
+    Some(NewPayment {
+        tenant: tenant?,
+        order: order?,
+        kind: kind?,
+        provider: request.provider.clone(),
+        provider_payment_id: request.provider_payment_id.clone(),
+        amount: amount?,
+        occurred_at: occurred_at?,
+    })
+}
+
+fn payment_kind(kind: proto::PaymentKind) -> Option<PaymentKind> {
+    match kind {
+        proto::PaymentKind::Unspecified => None,
+        proto::PaymentKind::Authorization => Some(PaymentKind::Authorization),
+        proto::PaymentKind::Capture => Some(PaymentKind::Capture),
+        proto::PaymentKind::Void => Some(PaymentKind::Void),
+    }
+}
+
+fn provider(provider: &str, v: &mut Violations) {
+    limits::required(v, "provider", provider, 40);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    if !provider.chars().all(plain) {
+        v.push(
+            "provider",
+            "expected lower-case letters, digits, dots, dashes and underscores, such as \"stripe\"",
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Domain values as protobuf answers.
+
+use waybill_kernel::money::{Currency, Money};
+use waybill_proto::waybill::order::v1 as proto;
+use waybill_proto::waybill::r#type::v1 as common;
+use waybill_rpc::convert::{to_money, to_timestamp};
+
+use crate::domain::fact::TimelineEntry;
+use crate::domain::goods::FulfillmentStatus;
+use crate::domain::order::{
+    Address, Contact, Customer, Discount, Line, Order, Payment, ShippingLine, TaxLine, Totals,
+};
+use crate::domain::payment::{PaymentKind, PaymentStatus};
+use crate::domain::returns::ReturnStatus;
+use crate::domain::state::Status;
+
+/// An order.
+pub(super) fn order(order: Order) -> proto::Order {
+    let Order {
+        id,
+        tenant,
+        terms,
+        contact,
+        payments,
+        state,
+    } = order;
+    let in_currency = InCurrency(terms.currency);
+    let Contact {
+        customer: person,
+        shipping,
+        billing,
+    } = contact.unwrap_or_default();
+    proto::Order {
+        order_id: id.to_string(),
+        merchant_id: tenant.merchant.to_string(),
+        store_id: tenant.store.to_string(),
+        status: status(state.status).into(),
+        payment_status: payment_status(state.payment_status()).into(),
+        fulfillment_status: fulfillment_status(state.fulfillment_status()).into(),
+        return_status: return_status(state.returns).into(),
+        currency_code: terms.currency.code().to_owned(),
+        prices_include_tax: terms.prices_include_tax,
+        lines: terms
+            .lines
+            .into_iter()
+            .map(|line| in_currency.line(line))
+            .collect(),
+        shipping_lines: terms
+            .shipping
+            .into_iter()
+            .map(|line| in_currency.shipping(line))
+            .collect(),
+        discounts: in_currency.discounts(terms.discounts),
+        totals: Some(in_currency.totals(&terms.totals)),
+        captured: in_currency.money(state.money.captured),
+        refunded: in_currency.money(state.money.refunded),
+        customer: Some(customer(person)),
+        // The invoice goes where the goods go, unless it was said otherwise.
+        billing_address: billing.or_else(|| shipping.clone()).map(address),
+        shipping_address: shipping.map(address),
+        payments: payments
+            .into_iter()
+            .map(|paid| payment(terms.currency, paid))
+            .collect(),
+        locale: terms.locale,
+        number: terms.number,
+        source: Some(proto::OrderSource {
+            system: terms.source.system,
+            external_id: terms.source.external_id,
+        }),
+        placed_at: Some(to_timestamp(terms.placed_at)),
+        promised_ship_at: Some(to_timestamp(terms.promised_ship_at)),
+        promised_delivery_at: terms.promised_delivery_at.map(to_timestamp),
+        presentment_currency_code: terms
+            .presentment
+            .map_or("", |seen| seen.currency.code())
+            .to_owned(),
+        presentment_total: terms.presentment.map(to_money),
+        tags: terms.tags,
+        etag: state.etag(),
+        cancel_reason: state.cancel_reason,
+        version: state.version,
+        updated_at: Some(to_timestamp(state.updated_at)),
+    }
+}
+
+/// The lines of an order, as an outcome of a batch lists them.
+pub(super) fn lines(currency: Currency, lines: Vec<Line>) -> Vec<proto::OrderLine> {
+    lines
+        .into_iter()
+        .map(|line| InCurrency(currency).line(line))
+        .collect()
+}
+
+/// A payment.
+pub(super) fn payment(currency: Currency, payment: Payment) -> proto::Payment {
+    proto::Payment {
+        payment_id: payment.id.to_string(),
+        kind: payment_kind(payment.kind).into(),
+        provider: payment.provider,
+        provider_payment_id: payment.provider_payment_id,
+        amount: InCurrency(currency).money(payment.amount),
+        occurred_at: Some(to_timestamp(payment.occurred_at)),
+    }
+}
+
+/// A fact on the timeline.
+pub(super) fn entry(entry: TimelineEntry) -> proto::TimelineEntry {
+    proto::TimelineEntry {
+        event_id: entry.event.to_string(),
+        service: entry.service,
+        r#type: entry.type_name,
+        summary: entry.summary,
+        occurred_at: Some(to_timestamp(entry.occurred_at)),
+        trace_id: entry.trace_id,
+        subject_id: entry
+            .subject
+            .map(|subject| subject.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+/// Gives amounts their currency back.
+#[derive(Clone, Copy)]
+struct InCurrency(Currency);
+
+impl InCurrency {
+    #[expect(clippy::unnecessary_wraps, reason = "a field of a message is optional")]
+    fn money(self, minor: i64) -> Option<common::Money> {
+        Some(to_money(Money::new(self.0, minor)))
+    }
+
+    fn line(self, line: Line) -> proto::OrderLine {
+        proto::OrderLine {
+            line_id: line.id.to_string(),
+            sku: line.sku,
+            title: line.title,
+            quantity: line.quantity,
+            unit_price: self.money(line.unit_price),
+            category: line.category,
+            final_sale: line.final_sale,
+            digital: line.digital,
+            attributes: line.attributes,
+            discounts: self.discounts(line.discounts),
+            order_discount_share: self.money(line.order_discount_share),
+            taxes: self.taxes(line.taxes),
+            net: self.money(line.net),
+            total: self.money(line.total),
+        }
+    }
+
+    fn shipping(self, line: ShippingLine) -> proto::ShippingLine {
+        proto::ShippingLine {
+            line_id: line.id.to_string(),
+            title: line.title,
+            price: self.money(line.price),
+            discounts: self.discounts(line.discounts),
+            taxes: self.taxes(line.taxes),
+            net: self.money(line.net),
+            total: self.money(line.total),
+        }
+    }
+
+    fn discounts(self, discounts: Vec<Discount>) -> Vec<proto::Discount> {
+        let view = |discount: Discount| proto::Discount {
+            code: discount.code,
+            title: discount.title,
+            amount: self.money(discount.amount),
+        };
+        discounts.into_iter().map(view).collect()
+    }
+
+    fn taxes(self, taxes: Vec<TaxLine>) -> Vec<proto::TaxLine> {
+        let view = |tax: TaxLine| proto::TaxLine {
+            jurisdiction: tax.jurisdiction,
+            title: tax.title,
+            rate_ppm: tax.rate_ppm,
+            amount: self.money(tax.amount),
+        };
+        taxes.into_iter().map(view).collect()
+    }
+
+    fn totals(self, totals: &Totals) -> proto::OrderTotals {
+        proto::OrderTotals {
+            subtotal: self.money(totals.subtotal),
+            discounts: self.money(totals.discounts),
+            shipping: self.money(totals.shipping),
+            tax: self.money(totals.tax),
+            total: self.money(totals.total),
+        }
+    }
+}
+
+fn customer(customer: Customer) -> proto::Customer {
+    proto::Customer {
+        external_id: customer.external_id,
+        email: customer.email,
+        name: customer.name,
+        phone: customer.phone,
+    }
+}
+
+fn address(address: Address) -> common::Address {
+    common::Address {
+        name: address.name,
+        company: address.company,
+        lines: address.lines,
+        city: address.city,
+        region: address.region,
+        postal_code: address.postal_code,
+        country_code: address.country_code,
+        phone: address.phone,
+    }
+}
+
+fn status(status: Status) -> proto::OrderStatus {
+    match status {
+        Status::Open => proto::OrderStatus::Open,
+        Status::OnHold => proto::OrderStatus::OnHold,
+        Status::Cancelled => proto::OrderStatus::Cancelled,
+        Status::Completed => proto::OrderStatus::Completed,
+    }
+}
+
+fn payment_status(status: PaymentStatus) -> proto::PaymentStatus {
+    match status {
+        PaymentStatus::Pending => proto::PaymentStatus::Pending,
+        PaymentStatus::Authorized => proto::PaymentStatus::Authorized,
+        PaymentStatus::PartiallyPaid => proto::PaymentStatus::PartiallyPaid,
+        PaymentStatus::Paid => proto::PaymentStatus::Paid,
+        PaymentStatus::PartiallyRefunded => proto::PaymentStatus::PartiallyRefunded,
+        PaymentStatus::Refunded => proto::PaymentStatus::Refunded,
+        PaymentStatus::Voided => proto::PaymentStatus::Voided,
+    }
+}
+
+fn fulfillment_status(status: FulfillmentStatus) -> proto::FulfillmentStatus {
+    match status {
+        FulfillmentStatus::Unfulfilled => proto::FulfillmentStatus::Unfulfilled,
+        FulfillmentStatus::PartiallyFulfilled => proto::FulfillmentStatus::PartiallyFulfilled,
+        FulfillmentStatus::Fulfilled => proto::FulfillmentStatus::Fulfilled,
+        FulfillmentStatus::PartiallyDelivered => proto::FulfillmentStatus::PartiallyDelivered,
+        FulfillmentStatus::Delivered => proto::FulfillmentStatus::Delivered,
+    }
+}
+
+fn return_status(status: ReturnStatus) -> proto::ReturnStatus {
+    match status {
+        ReturnStatus::None => proto::ReturnStatus::None,
+        ReturnStatus::Requested => proto::ReturnStatus::Requested,
+        ReturnStatus::InProgress => proto::ReturnStatus::InProgress,
+        ReturnStatus::Returned => proto::ReturnStatus::Returned,
+    }
+}
+
+fn payment_kind(kind: PaymentKind) -> proto::PaymentKind {
+    match kind {
+        PaymentKind::Authorization => proto::PaymentKind::Authorization,
+        PaymentKind::Capture => proto::PaymentKind::Capture,
+        PaymentKind::Void => proto::PaymentKind::Void,
+    }
+}

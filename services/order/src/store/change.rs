@@ -1,0 +1,163 @@
+//! Changes that this service decides: lock an order, look at it, save it with its payment and its timeline.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_kernel::id::{OrderId, PaymentId};
+use waybill_kernel::money::Currency;
+use waybill_store::StoreError;
+
+use super::columns::Entries;
+use super::read::{StateRow, currency};
+use crate::domain::fact::TimelineEntry;
+use crate::domain::order::{Payment, Tenant};
+use crate::domain::payment::PaymentKind;
+use crate::domain::state::State;
+
+/// An order whose row is locked until the transaction ends.
+pub(crate) struct Locked {
+    /// What its amounts are in.
+    pub currency: Currency,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// Locks an order. `None` when the tenant has no such order.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn lock(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    order: OrderId,
+) -> Result<Option<Locked>, StoreError> {
+    let row: Option<StateRow> = sqlx::query_as(
+        "SELECT order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor,
+                captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status,
+                version, updated_at
+         FROM orders
+         WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3
+         FOR NO KEY UPDATE",
+    )
+    .bind(order.uuid())
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(Locked {
+            currency: currency(&row.currency)?,
+            state: row.state()?,
+        })
+    })
+    .transpose()
+}
+
+/// Saves what was decided about a locked order, with its timeline entries and, where that was the change, its payment:
+/// one statement. The guard counts the version up and refuses a transaction that is older than the order's last event.
+///
+/// # Errors
+///
+/// [`StoreError::Unique`] of `order_payments_once` when the provider's payment was recorded meanwhile.
+pub(crate) async fn save(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    order: OrderId,
+    state: &State,
+    payment: Option<&Payment>,
+    entries: &[TimelineEntry],
+) -> Result<(), StoreError> {
+    let query = sqlx::query_scalar(
+        "WITH entries AS (
+             INSERT INTO order_timeline (
+                 order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id)
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                                  $8::timestamptz[], $9::text[], $10::uuid[])
+         ),
+         payment AS (
+             INSERT INTO order_payments (
+                 order_id, sequence, payment_id, merchant_id, store_id, kind, provider, provider_payment_id, amount_minor,
+                 occurred_at)
+             SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+             WHERE $13::uuid IS NOT NULL
+         )
+         UPDATE orders
+         SET status = $21, cancel_reason = $22, authorized_minor = $23, voided_minor = $24, captured_minor = $25,
+             payments = $12, payment_status = $26, updated_at = $27
+         WHERE order_id = $11 AND merchant_id = $14 AND store_id = $15 AND version = $28 - 1
+         RETURNING order_id",
+    );
+    let money = state.money;
+    let updated: Vec<Uuid> = Entries::of(entries.iter().map(|entry| (order, tenant, entry)))
+        .bind(query)
+        .bind(order.uuid())
+        .bind(i32::try_from(state.payments).map_err(StoreError::other)?)
+        .bind(payment.map(|payment| payment.id.uuid()))
+        .bind(tenant.merchant.uuid())
+        .bind(tenant.store.uuid())
+        .bind(payment.map(|payment| payment.kind.as_str()))
+        .bind(payment.map(|payment| payment.provider.as_str()))
+        .bind(payment.map(|payment| payment.provider_payment_id.as_str()))
+        .bind(payment.map(|payment| payment.amount))
+        .bind(payment.map(|payment| payment.occurred_at))
+        .bind(state.status.as_str())
+        .bind(state.cancel_reason.as_str())
+        .bind(money.authorized)
+        .bind(money.voided)
+        .bind(money.captured)
+        .bind(state.payment_status().as_str())
+        .bind(state.updated_at)
+        .bind(state.version)
+        .fetch_all(conn)
+        .await?;
+    if updated.is_empty() {
+        return Err(StoreError::other("an order changed although it was locked"));
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct PaymentRow {
+    order_id: Uuid,
+    payment_id: Uuid,
+    amount_minor: i64,
+    occurred_at: DateTime<Utc>,
+}
+
+/// The payment that a provider's id and kind were recorded as, and the order it pays.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn find_payment(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    kind: PaymentKind,
+    provider: &str,
+    provider_payment_id: &str,
+) -> Result<Option<(OrderId, Payment)>, StoreError> {
+    let row: Option<PaymentRow> = sqlx::query_as(
+        "SELECT order_id, payment_id, amount_minor, occurred_at
+         FROM order_payments
+         WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4 AND kind = $5",
+    )
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .bind(provider)
+    .bind(provider_payment_id)
+    .bind(kind.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| {
+        let payment = Payment {
+            id: PaymentId::from(row.payment_id),
+            kind,
+            provider: provider.to_owned(),
+            provider_payment_id: provider_payment_id.to_owned(),
+            amount: row.amount_minor,
+            occurred_at: row.occurred_at,
+        };
+        (row.order_id.into(), payment)
+    }))
+}

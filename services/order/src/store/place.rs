@@ -1,0 +1,255 @@
+//! Placement: numbers, and orders with all that belongs to them, a whole chunk at a time.
+
+use std::collections::{BTreeMap, HashSet};
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+use waybill_kernel::id::OrderId;
+use waybill_store::StoreError;
+
+use super::columns::{Contacts, Entries, Goods, Orders, Shipping};
+use super::tenants;
+use crate::domain::fact::TimelineEntry;
+use crate::domain::order::{Order, Source, Tenant};
+
+/// Assigned numbers of a store begin above this, so that the first customer does not feel like the first.
+const BEFORE_FIRST_NUMBER: i64 = 1000;
+
+/// Numbers of this many digits and more are a caller's own business: the counter never gets there.
+const MAX_PLAIN_DIGITS: usize = 15;
+
+/// Fills in the numbers that are to be assigned. `orders` are the stores and the numbers they brought along; an empty
+/// one is to be assigned. The counter's row is locked until the transaction ends, and callers' plain numbers raise it, so
+/// an assigned number meets no other (O-9).
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn assign_numbers(
+    conn: &mut PgConnection,
+    orders: &[(Tenant, &str)],
+) -> Result<Vec<String>, StoreError> {
+    // By tenant, so that transactions take the counters' locks in one order.
+    let mut stores: BTreeMap<Tenant, Wanted> = BTreeMap::new();
+    for (tenant, number) in orders {
+        let plain = plain(number);
+        if number.is_empty() || plain.is_some() {
+            let wanted = stores.entry(*tenant).or_default();
+            wanted.count += i64::from(number.is_empty());
+            wanted.brought = wanted.brought.max(plain.unwrap_or(0));
+        }
+    }
+    if !stores.is_empty() {
+        raise_counters(conn, &mut stores).await?;
+    }
+    let numbers = orders
+        .iter()
+        .map(|(tenant, number)| match stores.get_mut(tenant) {
+            Some(wanted) if number.is_empty() => {
+                wanted.count -= 1;
+                (wanted.last - wanted.count).to_string()
+            }
+            _ => (*number).to_owned(),
+        });
+    Ok(numbers.collect())
+}
+
+#[derive(Default)]
+struct Wanted {
+    /// Numbers to assign.
+    count: i64,
+    /// The highest plain number brought along.
+    brought: i64,
+    /// The last number that was assigned.
+    last: i64,
+}
+
+async fn raise_counters(
+    conn: &mut PgConnection,
+    stores: &mut BTreeMap<Tenant, Wanted>,
+) -> Result<(), StoreError> {
+    let (merchants, store_ids) = tenants(stores.keys().copied());
+    let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
+        "INSERT INTO order_counters AS c (merchant_id, store_id, last, brought)
+         SELECT w.merchant_id, w.store_id, greatest($5, w.brought) + w.count, w.brought
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[]) AS w (merchant_id, store_id, count, brought)
+         ON CONFLICT (merchant_id, store_id) DO UPDATE
+         SET last = greatest(c.last, excluded.brought) + (excluded.last - greatest($5, excluded.brought)),
+             brought = greatest(c.brought, excluded.brought)
+         RETURNING merchant_id, store_id, last",
+    )
+    .bind(merchants)
+    .bind(store_ids)
+    .bind(stores.values().map(|wanted| wanted.count).collect::<Vec<_>>())
+    .bind(stores.values().map(|wanted| wanted.brought).collect::<Vec<_>>())
+    .bind(BEFORE_FIRST_NUMBER)
+    .fetch_all(conn)
+    .await?;
+    for (merchant, store, last) in rows {
+        if let Some(wanted) = stores.get_mut(&Tenant {
+            merchant: merchant.into(),
+            store: store.into(),
+        }) {
+            wanted.last = last;
+        }
+    }
+    Ok(())
+}
+
+/// The value of a number that looks like an assigned one.
+fn plain(number: &str) -> Option<i64> {
+    let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let plain = digits && !number.starts_with('0') && number.len() <= MAX_PLAIN_DIGITS;
+    if plain { number.parse().ok() } else { None }
+}
+
+/// An order about to be written, with what belongs to it.
+pub(crate) struct Placement<'a> {
+    /// The order; its contact is written apart.
+    pub order: &'a Order,
+    /// The number it gets.
+    pub number: &'a str,
+    /// Pseudonym of the customer.
+    pub customer_key: &'a str,
+    /// What its timeline begins with.
+    pub entries: &'a [TimelineEntry],
+}
+
+const INSERT: &str = "
+    WITH placed AS (
+        INSERT INTO orders (
+            order_id, merchant_id, store_id, number, source_system, source_external_id, currency, prices_include_tax,
+            subtotal_minor, discounts_minor, shipping_minor, tax_minor, total_minor, discounts, locale, placed_at,
+            promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count, created_at,
+            status, units_to_ship, payment_status, fulfillment_status, updated_at, log_generation)
+        SELECT i.order_id, i.merchant_id, i.store_id, i.number, i.source_system, i.source_external_id, i.currency,
+               i.prices_include_tax, i.subtotal, i.discounts_sum, i.shipping, i.tax, i.total, i.discounts, i.locale,
+               i.placed_at, i.promised_ship_at, i.promised_delivery_at, i.presentment_currency, i.presentment_total,
+               i.tags, i.line_count, i.created_at, i.status, i.units_to_ship, i.payment_status, i.fulfillment_status,
+               i.created_at, log.generation
+        -- One look at the log's generation for the chunk, not one per row. A fenced log takes no event, so the
+        -- transaction cannot commit anyway.
+        FROM (SELECT log_generation() AS generation) log,
+             UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[],
+                    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::jsonb[], $15::text[],
+                    $16::timestamptz[], $17::timestamptz[], $18::timestamptz[], $19::text[], $20::bigint[], $21::jsonb[],
+                    $22::integer[], $23::timestamptz[], $24::text[], $25::bigint[], $26::text[], $27::text[])
+               AS i (order_id, merchant_id, store_id, number, source_system, source_external_id, currency,
+                     prices_include_tax, subtotal, discounts_sum, shipping, tax, total, discounts, locale, placed_at,
+                     promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count,
+                     created_at, status, units_to_ship, payment_status, fulfillment_status)
+        -- In one order, so that two chunks with common sources wait for each other but never both ways.
+        ORDER BY i.merchant_id, i.store_id, i.source_system, i.source_external_id
+        ON CONFLICT DO NOTHING
+        RETURNING order_id
+    ),
+    -- \"IS TRUE\" keeps the planner from turning the test into a join, whose size it would guess wrong: as it stands, the
+    -- placed ids are hashed once.
+    goods AS (
+        INSERT INTO order_lines (
+            order_id, merchant_id, store_id, line_id, position, sku, title, quantity, unit_price_minor, category,
+            final_sale, digital, attributes, discounts, order_discount_minor, taxes, net_minor, total_minor)
+        SELECT * FROM UNNEST($28::uuid[], $29::uuid[], $30::uuid[], $31::uuid[], $32::integer[], $33::text[], $34::text[],
+                             $35::integer[], $36::bigint[], $37::text[], $38::boolean[], $39::boolean[], $40::jsonb[],
+                             $41::jsonb[], $42::bigint[], $43::jsonb[], $44::bigint[], $45::bigint[]) AS l (order_id)
+        WHERE (l.order_id IN (SELECT order_id FROM placed)) IS TRUE
+    ),
+    shipping AS (
+        INSERT INTO order_shipping_lines (
+            order_id, merchant_id, store_id, line_id, position, title, price_minor, discounts, taxes, net_minor, total_minor)
+        SELECT * FROM UNNEST($46::uuid[], $47::uuid[], $48::uuid[], $49::uuid[], $50::integer[], $51::text[],
+                             $52::bigint[], $53::jsonb[], $54::jsonb[], $55::bigint[], $56::bigint[]) AS s (order_id)
+        WHERE (s.order_id IN (SELECT order_id FROM placed)) IS TRUE
+    ),
+    contacts AS (
+        INSERT INTO order_contacts (
+            order_id, merchant_id, store_id, customer_key, customer_external_id, email, name, phone, shipping_address,
+            billing_address)
+        SELECT * FROM UNNEST($57::uuid[], $58::uuid[], $59::uuid[], $60::text[], $61::text[], $62::text[], $63::text[],
+                             $64::text[], $65::jsonb[], $66::jsonb[]) AS c (order_id)
+        WHERE (c.order_id IN (SELECT order_id FROM placed)) IS TRUE
+    ),
+    entries AS (
+        INSERT INTO order_timeline (
+            order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id)
+        SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::uuid[], $70::uuid[], $71::text[], $72::text[], $73::text[],
+                             $74::timestamptz[], $75::text[], $76::uuid[]) AS t (order_id)
+        WHERE (t.order_id IN (SELECT order_id FROM placed)) IS TRUE
+    )
+    SELECT order_id FROM placed";
+
+/// Writes orders with lines, shipping, contact and timeline, in one statement. Those whose source or number is taken are
+/// left out with all that belongs to them; the others are returned.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn insert(
+    conn: &mut PgConnection,
+    placements: &[Placement<'_>],
+) -> Result<HashSet<OrderId>, StoreError> {
+    let entries = placements
+        .iter()
+        .flat_map(|placement| placement.entries.iter().map(|entry| (placement.order, entry)));
+    let query = sqlx::query_scalar(INSERT);
+    let query = Orders::of(placements).bind(query);
+    let query = Goods::of(placements).bind(query);
+    let query = Shipping::of(placements).bind(query);
+    let query = Contacts::of(placements).bind(query);
+    let query = Entries::of(entries.map(|(order, entry)| (order.id, order.tenant, entry))).bind(query);
+    let placed: Vec<Uuid> = query.fetch_all(conn).await?;
+    Ok(placed.into_iter().map(OrderId::from).collect())
+}
+
+/// Why an order was left out.
+pub(crate) enum Taken {
+    /// Its source was placed before, as this order.
+    Source {
+        /// The order.
+        order_id: OrderId,
+        /// Its number.
+        number: String,
+    },
+    /// Its number belongs to another order.
+    Number,
+}
+
+/// Tells, for orders that [`insert`] left out, what stood in the way; in the order they are given. `None` when nothing
+/// stands there any more.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn taken(
+    conn: &mut PgConnection,
+    orders: &[(Tenant, &Source, &str)],
+) -> Result<Vec<Option<Taken>>, StoreError> {
+    let (merchants, stores) = tenants(orders.iter().map(|(tenant, ..)| *tenant));
+    let rows: Vec<(Option<Uuid>, Option<String>, bool)> = sqlx::query_as(
+        "SELECT o.order_id, o.number,
+                EXISTS (SELECT 1 FROM orders n WHERE (n.merchant_id, n.store_id, n.number) = (i.merchant_id, i.store_id, i.number))
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY
+              AS i (merchant_id, store_id, system, external_id, number, place)
+         LEFT JOIN orders o ON (o.merchant_id, o.store_id, o.source_system, o.source_external_id)
+                             = (i.merchant_id, i.store_id, i.system, i.external_id)
+         ORDER BY i.place",
+    )
+    .bind(merchants)
+    .bind(stores)
+    .bind(orders.iter().map(|(_, source, _)| source.system.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(_, source, _)| source.external_id.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|(.., number)| *number).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| match row {
+            (Some(order_id), Some(number), _) => Some(Taken::Source {
+                order_id: order_id.into(),
+                number,
+            }),
+            (_, _, true) => Some(Taken::Number),
+            _ => None,
+        })
+        .collect())
+}

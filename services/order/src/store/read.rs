@@ -1,0 +1,393 @@
+//! Reading orders: whole ones by id, number or source, and keys of a page.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+use uuid::Uuid;
+use waybill_kernel::id::OrderId;
+use waybill_kernel::money::{Currency, Money as Amount};
+use waybill_store::StoreError;
+
+use super::stored;
+use crate::domain::goods::Goods;
+use crate::domain::order::{
+    Address, Contact, Customer, Discount, Line, Order, Payment, ShippingLine, Source, TaxLine, Tenant, Terms,
+    Totals,
+};
+use crate::domain::payment::{Money, PaymentKind};
+use crate::domain::returns::ReturnStatus;
+use crate::domain::state::{State, Status};
+
+/// How one order is named.
+pub(crate) enum Key {
+    /// By id.
+    Id(OrderId),
+    /// By the number the customer knows.
+    Number(String),
+    /// By where it came from.
+    Source(Source),
+}
+
+/// The parts of an order that change, as every query of them selects them.
+#[derive(sqlx::FromRow)]
+pub(super) struct StateRow {
+    pub(super) order_id: Uuid,
+    pub(super) merchant_id: Uuid,
+    pub(super) store_id: Uuid,
+    pub(super) currency: String,
+    status: String,
+    cancel_reason: String,
+    total_minor: i64,
+    authorized_minor: i64,
+    voided_minor: i64,
+    captured_minor: i64,
+    refunded_minor: i64,
+    payments: i32,
+    units_to_ship: i64,
+    units_shipped: i64,
+    units_delivered: i64,
+    return_status: String,
+    version: i64,
+    updated_at: DateTime<Utc>,
+}
+
+impl StateRow {
+    pub(super) fn tenant(&self) -> Tenant {
+        Tenant {
+            merchant: self.merchant_id.into(),
+            store: self.store_id.into(),
+        }
+    }
+
+    pub(super) fn state(self) -> Result<State, StoreError> {
+        Ok(State {
+            status: stored(Status::parse(&self.status), "status", &self.status)?,
+            money: Money {
+                total: self.total_minor,
+                authorized: self.authorized_minor,
+                voided: self.voided_minor,
+                captured: self.captured_minor,
+                refunded: self.refunded_minor,
+            },
+            goods: Goods {
+                to_ship: self.units_to_ship,
+                shipped: self.units_shipped,
+                delivered: self.units_delivered,
+            },
+            returns: stored(
+                ReturnStatus::parse(&self.return_status),
+                "return_status",
+                &self.return_status,
+            )?,
+            cancel_reason: self.cancel_reason,
+            payments: u32::try_from(self.payments).map_err(StoreError::decode)?,
+            version: self.version,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+pub(super) fn currency(code: &str) -> Result<Currency, StoreError> {
+    stored(Currency::parse(code).ok(), "currency", code)
+}
+
+#[derive(sqlx::FromRow)]
+struct OrderRow {
+    #[sqlx(flatten)]
+    state: StateRow,
+    number: String,
+    source_system: String,
+    source_external_id: String,
+    prices_include_tax: bool,
+    subtotal_minor: i64,
+    discounts_minor: i64,
+    shipping_minor: i64,
+    tax_minor: i64,
+    discounts: Json<Vec<Discount>>,
+    locale: String,
+    placed_at: DateTime<Utc>,
+    promised_ship_at: DateTime<Utc>,
+    promised_delivery_at: Option<DateTime<Utc>>,
+    presentment_currency: Option<String>,
+    presentment_total: Option<i64>,
+    tags: Json<Vec<String>>,
+    created_at: DateTime<Utc>,
+    contact: Option<Json<ContactRow>>,
+    lines: Json<Vec<LineRow>>,
+    shipping_lines: Json<Vec<ShippingRow>>,
+    payment_rows: Json<Vec<PaymentRow>>,
+}
+
+#[derive(Deserialize)]
+struct ContactRow {
+    customer_external_id: String,
+    email: String,
+    name: String,
+    phone: String,
+    shipping_address: Option<Address>,
+    billing_address: Option<Address>,
+}
+
+#[derive(Deserialize)]
+struct LineRow {
+    line_id: Uuid,
+    sku: String,
+    title: String,
+    quantity: i32,
+    unit_price_minor: i64,
+    category: String,
+    final_sale: bool,
+    digital: bool,
+    attributes: BTreeMap<String, String>,
+    discounts: Vec<Discount>,
+    order_discount_minor: i64,
+    taxes: Vec<TaxLine>,
+    net_minor: i64,
+    total_minor: i64,
+}
+
+#[derive(Deserialize)]
+struct ShippingRow {
+    line_id: Uuid,
+    title: String,
+    price_minor: i64,
+    discounts: Vec<Discount>,
+    taxes: Vec<TaxLine>,
+    net_minor: i64,
+    total_minor: i64,
+}
+
+#[derive(Deserialize)]
+struct PaymentRow {
+    payment_id: Uuid,
+    kind: String,
+    provider: String,
+    provider_payment_id: String,
+    amount_minor: i64,
+    occurred_at: DateTime<Utc>,
+}
+
+impl OrderRow {
+    fn order(self) -> Result<Placed, StoreError> {
+        let currency = currency(&self.state.currency)?;
+        let totals = Totals {
+            subtotal: self.subtotal_minor,
+            discounts: self.discounts_minor,
+            shipping: self.shipping_minor,
+            tax: self.tax_minor,
+            total: self.state.total_minor,
+        };
+        let presentment = match (&self.presentment_currency, self.presentment_total) {
+            (Some(code), Some(minor)) => Some(Amount::new(self::currency(code)?, minor)),
+            _ => None,
+        };
+        let terms = Terms {
+            number: self.number,
+            source: Source {
+                system: self.source_system,
+                external_id: self.source_external_id,
+            },
+            currency,
+            prices_include_tax: self.prices_include_tax,
+            lines: self.lines.0.into_iter().map(Line::from).collect(),
+            shipping: self
+                .shipping_lines
+                .0
+                .into_iter()
+                .map(ShippingLine::from)
+                .collect(),
+            discounts: self.discounts.0,
+            totals,
+            locale: self.locale,
+            placed_at: self.placed_at,
+            promised_ship_at: self.promised_ship_at,
+            promised_delivery_at: self.promised_delivery_at,
+            presentment,
+            tags: self.tags.0,
+        };
+        let payments = self
+            .payment_rows
+            .0
+            .into_iter()
+            .map(Payment::try_from)
+            .collect::<Result<_, _>>()?;
+        let order = Order {
+            id: self.state.order_id.into(),
+            tenant: self.state.tenant(),
+            terms,
+            contact: self.contact.map(|contact| contact.0.into()),
+            payments,
+            state: self.state.state()?,
+        };
+        Ok(Placed {
+            order,
+            created_at: self.created_at,
+        })
+    }
+}
+
+impl From<ContactRow> for Contact {
+    fn from(row: ContactRow) -> Contact {
+        Contact {
+            customer: Customer {
+                external_id: row.customer_external_id,
+                email: row.email,
+                name: row.name,
+                phone: row.phone,
+            },
+            shipping: row.shipping_address,
+            billing: row.billing_address,
+        }
+    }
+}
+
+impl From<LineRow> for Line {
+    fn from(row: LineRow) -> Line {
+        Line {
+            id: row.line_id.into(),
+            sku: row.sku,
+            title: row.title,
+            quantity: row.quantity,
+            unit_price: row.unit_price_minor,
+            category: row.category,
+            final_sale: row.final_sale,
+            digital: row.digital,
+            attributes: row.attributes,
+            discounts: row.discounts,
+            order_discount_share: row.order_discount_minor,
+            taxes: row.taxes,
+            net: row.net_minor,
+            total: row.total_minor,
+        }
+    }
+}
+
+impl From<ShippingRow> for ShippingLine {
+    fn from(row: ShippingRow) -> ShippingLine {
+        ShippingLine {
+            id: row.line_id.into(),
+            title: row.title,
+            price: row.price_minor,
+            discounts: row.discounts,
+            taxes: row.taxes,
+            net: row.net_minor,
+            total: row.total_minor,
+        }
+    }
+}
+
+impl TryFrom<PaymentRow> for Payment {
+    type Error = StoreError;
+
+    fn try_from(row: PaymentRow) -> Result<Payment, StoreError> {
+        Ok(Payment {
+            id: row.payment_id.into(),
+            kind: stored(PaymentKind::parse(&row.kind), "kind", &row.kind)?,
+            provider: row.provider,
+            provider_payment_id: row.provider_payment_id,
+            amount: row.amount_minor,
+            occurred_at: row.occurred_at,
+        })
+    }
+}
+
+/// An order with the time at which this service took it.
+pub(crate) struct Placed {
+    /// The order.
+    pub order: Order,
+    /// When it was taken.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Whole orders in one statement: children come as JSON, so that there is one row per order and one snapshot for all. The
+/// argument says which orders `o` are meant; $1 and $2 are merchant and store.
+macro_rules! load {
+    ($which:literal) => {
+        concat!(
+            "SELECT o.order_id, o.merchant_id, o.store_id, o.number, o.source_system, o.source_external_id, o.currency,
+                    o.prices_include_tax, o.subtotal_minor, o.discounts_minor, o.shipping_minor, o.tax_minor, o.total_minor,
+                    o.discounts, o.locale, o.placed_at, o.promised_ship_at, o.promised_delivery_at, o.presentment_currency,
+                    o.presentment_total, o.tags, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
+                    o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
+                    o.units_delivered, o.return_status, o.version, o.updated_at,
+                    (SELECT row_to_json(c) FROM order_contacts c
+                     WHERE (c.order_id, c.merchant_id, c.store_id) = (o.order_id, $1, $2)) AS contact,
+                    (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
+                     WHERE (l.order_id, l.merchant_id, l.store_id) = (o.order_id, $1, $2)) AS lines,
+                    (SELECT coalesce(json_agg(s ORDER BY s.position), '[]') FROM order_shipping_lines s
+                     WHERE (s.order_id, s.merchant_id, s.store_id) = (o.order_id, $1, $2)) AS shipping_lines,
+                    (SELECT coalesce(json_agg(p ORDER BY p.sequence), '[]') FROM order_payments p
+                     WHERE (p.order_id, p.merchant_id, p.store_id) = (o.order_id, $1, $2)) AS payment_rows
+             ",
+            $which
+        )
+    };
+}
+
+/// One order of a tenant.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn find(
+    executor: impl PgExecutor<'_>,
+    tenant: Tenant,
+    key: &Key,
+) -> Result<Option<Placed>, StoreError> {
+    let query = match key {
+        Key::Id(id) => sqlx::query_as::<_, OrderRow>(load!(
+            "FROM orders o WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.order_id = $3"
+        ))
+        .bind(tenant.merchant.uuid())
+        .bind(tenant.store.uuid())
+        .bind(id.uuid()),
+        Key::Number(number) => sqlx::query_as(load!(
+            "FROM orders o WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.number = $3"
+        ))
+        .bind(tenant.merchant.uuid())
+        .bind(tenant.store.uuid())
+        .bind(number),
+        Key::Source(source) => sqlx::query_as(load!(
+            "FROM orders o
+             WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.source_system = $3 AND o.source_external_id = $4"
+        ))
+        .bind(tenant.merchant.uuid())
+        .bind(tenant.store.uuid())
+        .bind(&source.system)
+        .bind(&source.external_id),
+    };
+    query
+        .fetch_optional(executor)
+        .await?
+        .map(OrderRow::order)
+        .transpose()
+}
+
+/// Orders of a tenant, in the order of the ids; those it does not have are left out.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn by_ids(
+    executor: impl PgExecutor<'_>,
+    tenant: Tenant,
+    ids: &[OrderId],
+) -> Result<Vec<Placed>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<OrderRow> = sqlx::query_as(load!(
+        "FROM UNNEST($3::uuid[]) WITH ORDINALITY AS k (order_id, place)
+         JOIN orders o ON (o.order_id, o.merchant_id, o.store_id) = (k.order_id, $1, $2)
+         ORDER BY k.place"
+    ))
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(OrderRow::order).collect()
+}

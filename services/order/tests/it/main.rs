@@ -1,0 +1,15 @@
+//! The order service against real Postgres and NATS, through its public API, wired as production wires it.
+
+mod batch;
+mod cancel;
+mod fold;
+mod harness;
+mod list;
+mod orders;
+mod payment;
+mod place;
+mod races;
+mod refusals;
+mod replay;
+mod tables;
+mod watch;
