@@ -29,7 +29,7 @@ async fn connections_look_alike() -> anyhow::Result<()> {
 async fn faults_of_the_address_are_told_apart() -> anyhow::Result<()> {
     let test = waybill_testkit::database(&[SCHEMA]).await;
     let quick = || DbOptions {
-        startup_timeout: Duration::from_millis(200),
+        startup_timeout: Duration::from_secs(3),
         ..DbOptions::default()
     };
     let connect = async |url: &str, schema: &str| {
@@ -82,7 +82,7 @@ async fn a_server_that_starts_late_is_waited_for() -> anyhow::Result<()> {
 fn refusing(times: u32, asked: &Arc<AtomicU32>) -> DbOptions {
     let asked = Arc::clone(asked);
     let options = DbOptions {
-        acquire_timeout: Duration::from_millis(500),
+        acquire_timeout: Duration::from_secs(3),
         ..DbOptions::default()
     };
     options.on_connect(move |conn| {
@@ -129,7 +129,7 @@ async fn every_new_connection_is_checked() -> anyhow::Result<()> {
 async fn a_full_pool_is_unavailable_not_a_hang() -> anyhow::Result<()> {
     let (test, _db) = store().await?;
     let options = DbOptions {
-        acquire_timeout: Duration::from_millis(100),
+        acquire_timeout: Duration::from_secs(2),
         ..DbOptions::default()
     };
     let db = Db::connect_with(&config(&test.url(SCHEMA), 2), SCHEMA, options).await?;

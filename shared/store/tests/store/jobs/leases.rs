@@ -86,7 +86,12 @@ async fn only_the_latest_taker_can_settle_a_job() -> anyhow::Result<()> {
     };
 
     let (slow, mut slow_outcome) = payer("slow", Some(Arc::clone(&go_on)));
-    let first = Running::start(&db, slow, options());
+    // With one slot, it cannot take the job a second time itself.
+    let one_slot = JobOptions {
+        concurrency: 1,
+        ..options()
+    };
+    let first = Running::start(&db, slow, one_slot);
     tokio::time::timeout(PATIENCE, begun.notified()).await?;
     // Its lease ends while it is busy. With a lease of a minute it does not notice before it has settled.
     db.pool()
@@ -115,9 +120,9 @@ async fn only_the_latest_taker_can_settle_a_job() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether three leases have passed since the job was written, by the clock that counts.
-async fn three_leases_on(db: Db) -> Option<()> {
-    let over = sqlx::query_scalar("SELECT now() > created_at + interval '2700 ms' FROM jobs");
+/// Whether two and a half leases have passed since the job was written, by the clock that counts.
+async fn two_leases_on(db: Db) -> Option<()> {
+    let over = sqlx::query_scalar("SELECT now() > created_at + interval '6 s' FROM jobs");
     over.fetch_one(db.pool()).await.unwrap_or(false).then_some(())
 }
 
@@ -126,7 +131,7 @@ async fn a_lease_is_renewed_while_the_work_goes_on() -> anyhow::Result<()> {
     let (_test, db) = store().await?;
     enqueue(&db, &[job("long")]).await?;
     let short = JobOptions {
-        lease: Duration::from_millis(900),
+        lease: Duration::from_millis(2400),
         ..options()
     };
     let runs = Arc::new(AtomicU32::new(0));
@@ -135,13 +140,10 @@ async fn a_lease_is_renewed_while_the_work_goes_on() -> anyhow::Result<()> {
         let handler = Handler(move |job: &Job| {
             counter.fetch_add(1, Ordering::SeqCst);
             let db = looking.clone();
-            let ample = job.remaining() > Duration::from_millis(150);
+            let ample = job.remaining() > Duration::from_millis(300);
             async move {
                 assert!(ample, "too little time for a call");
-                eventually("end of a long work", PATIENCE, move || {
-                    three_leases_on(db.clone())
-                })
-                .await;
+                eventually("end of a long work", PATIENCE, move || two_leases_on(db.clone())).await;
                 Ok(Done::Finished)
             }
         });
@@ -189,7 +191,7 @@ async fn a_runner_that_is_cut_off_lets_go_and_another_takes_over() -> anyhow::Re
     // Nothing passes and nobody says so: only time tells.
     wire.half_open();
     let (count, handler) = counting();
-    let second = Running::start(&db, handler, short);
+    let second = Running::start(&db, handler, options());
     all(&db, "done").await;
     tokio::time::timeout(PATIENCE, dropped.notified()).await?;
     second.stop().await?;
@@ -203,7 +205,7 @@ async fn a_job_that_kills_its_runners_dies() -> anyhow::Result<()> {
     let (_test, db) = store().await?;
     enqueue(&db, &[job("deadly")]).await?;
     let short = JobOptions {
-        lease: Duration::from_millis(300),
+        lease: Duration::from_secs(1),
         concurrency: 1,
         ..options()
     };
