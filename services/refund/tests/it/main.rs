@@ -1,0 +1,10 @@
+//! The refund service against a real Postgres and a payment sandbox, as production wires them.
+
+mod api;
+mod bench;
+mod books;
+mod fold;
+mod histories;
+mod money;
+mod returns;
+mod workers;
