@@ -106,6 +106,7 @@ impl Fold for Follow {
 /// What the events of a batch tell, all together.
 fn read(events: &[Event]) -> Result<Facts, FoldError> {
     let mut facts = Facts::default();
+    let mut placed_here = HashSet::new();
     for event in events {
         let order = OrderId::from(event.key);
         if &*event.source == ORDER {
@@ -113,6 +114,10 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
             *version = event.version.max(*version);
         }
         if let Some(placed) = event.as_a::<OrderPlaced>()? {
+            // The database refuses it too, but only if it comes in another batch.
+            if !placed_here.insert(order) {
+                return Err(poison(event, "the order was placed before"));
+            }
             facts.placed.push(placed_order(event, placed)?);
         } else if let Some(payment) = event.as_a::<PaymentRecorded>()? {
             let id = uuid(event, "payment_id", &payment.payment_id)?;

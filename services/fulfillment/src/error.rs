@@ -108,7 +108,7 @@ pub enum Error {
         shipment: ShipmentId,
     },
     /// The database.
-    #[error("the database could not answer")]
+    #[error("{}", storage(.0))]
     Store(#[source] StoreError),
 }
 
@@ -117,6 +117,22 @@ fn more(others: usize) -> String {
         String::new()
     } else {
         format!("; and {others} more like it")
+    }
+}
+
+/// What a caller can do about it. The cause itself is for the log.
+fn storage(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Retry(_) => "other calls changed the same things several times in between; try again",
+        StoreError::Unavailable {
+            certainly_aborted: false,
+            ..
+        } => "the database was lost while committing; send the same request again, it takes effect once",
+        StoreError::Unavailable { .. } => "the database is not available; try again",
+        StoreError::Fenced => {
+            "nothing is written until an operator has raised the generation of the event log"
+        }
+        _ => "the database could not answer",
     }
 }
 

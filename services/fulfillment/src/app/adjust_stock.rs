@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use sqlx::Connection as _;
 use waybill_events::Log;
 use waybill_kernel::id::{LocationId, MerchantId};
-use waybill_store::{StoreError, Tx, UseCase};
+use waybill_store::{RetryCause, StoreError, Tx, UseCase};
 
 use super::allot::{self, Changes};
 use super::{give_stock, tell};
 use crate::domain::stock::{AdjustError, Adjustment, Sku, StockLevel};
 use crate::error::Error;
-use crate::store::stock;
+use crate::store::stock::{self, LockedSkus};
 
 /// The most adjustments of one request.
 pub const MAX_ADJUSTMENTS: usize = 5_000;
@@ -60,14 +61,41 @@ impl UseCase for AdjustStock<'_> {
         let after = self.adjusted(before)?;
         stock::save_levels(tx.conn(), &locked, self.merchant, &after).await?;
 
-        let settled = allot::settle(tx.conn(), &locked, &Changes::default(), self.now).await?;
-        let jobs = give_stock::jobs(settled.unfinished).map_err(StoreError::other)?;
-        tell(tx, self.log, &settled.announcements, &jobs).await?;
+        self.give(tx, &locked).await?;
         Ok(stock::levels(tx.conn(), self.merchant, &keys).await?)
     }
 }
 
 impl AdjustStock<'_> {
+    /// Gives what is free now to who waits; what cannot be given here and now is left to a job.
+    ///
+    /// This transaction drew its id before it waited for the skus. An order that was changed meanwhile, under a later id,
+    /// refuses to be changed by it. The delivery stands nevertheless: only the giving is taken back and done again by the
+    /// job, under a new id.
+    async fn give(&self, tx: &mut Tx, locked: &LockedSkus) -> Result<(), Error> {
+        let mut savepoint = tx.conn().begin().await.map_err(StoreError::from)?;
+        let (announcements, unfinished) =
+            match allot::settle(&mut savepoint, locked, &Changes::default(), self.now).await {
+                Ok(settled) => {
+                    savepoint.commit().await.map_err(StoreError::from)?;
+                    (settled.announcements, settled.unfinished)
+                }
+                Err(StoreError::Retry(RetryCause::LogOrder)) => {
+                    savepoint.rollback().await.map_err(StoreError::from)?;
+                    (
+                        Vec::new(),
+                        self.adjustments
+                            .iter()
+                            .map(|(sku, _, _)| (self.merchant, sku.clone()))
+                            .collect(),
+                    )
+                }
+                Err(error) => return Err(error.into()),
+            };
+        let jobs = give_stock::jobs(unfinished).map_err(StoreError::other)?;
+        Ok(tell(tx, self.log, &announcements, &jobs).await?)
+    }
+
     /// The levels as they shall be, or the first that cannot be.
     fn adjusted(&self, before: Vec<StockLevel>) -> Result<Vec<StockLevel>, Error> {
         let mut after = Vec::with_capacity(before.len());

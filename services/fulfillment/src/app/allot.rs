@@ -63,7 +63,8 @@ pub async fn settle(
     moves.apply_to(&mut shelves);
     let mut pool = pool_of(&shelves);
 
-    let front = queue::front(conn, locked, &free_units(&pool), AT_ONCE).await?;
+    let cancelled: Vec<OrderId> = changes.cancelled.iter().copied().collect();
+    let front = queue::front(conn, locked, &free_units(&pool), &cancelled, AT_ONCE).await?;
     let claims = claims(changes, &front);
     let shares = share_out(&claims, &mut pool);
     let merchants: BTreeMap<OrderId, MerchantId> =
@@ -173,11 +174,6 @@ fn free_units(pool: &Pool) -> Vec<(MerchantId, &Sku, i64)> {
 
 /// Who is to be served now: the front of the queue, and the new orders that nobody older may stand before.
 fn claims(changes: &Changes<'_>, front: &Front) -> Vec<Claim> {
-    let older = front
-        .claims
-        .iter()
-        .filter(|claim| !changes.cancelled.contains(&claim.order))
-        .cloned();
     let new = changes
         .placed
         .iter()
@@ -194,7 +190,7 @@ fn claims(changes: &Changes<'_>, front: &Front) -> Vec<Claim> {
             placed_at: placed.placed_at,
             wants: goods(placed).map(|(_, line)| want(line)).collect(),
         });
-    older.chain(new).collect()
+    front.claims.iter().cloned().chain(new).collect()
 }
 
 /// The lines of an order that need stock, with their place on it.

@@ -44,11 +44,12 @@ pub struct Front {
 }
 
 /// The oldest lines that wait for any of the skus, at most `limit`, and per sku not more than could get something: each
-/// line wants at least one unit of what is available.
+/// line wants at least one unit of what is available. Orders that are about to be cancelled do not stand in the way.
 pub async fn front(
     conn: &mut PgConnection,
     _locked: &LockedSkus,
     available: &[(MerchantId, &Sku, i64)],
+    cancelled: &[OrderId],
     limit: i64,
 ) -> Result<Front, StoreError> {
     if available.is_empty() {
@@ -62,7 +63,7 @@ pub async fn front(
          FROM UNNEST($1::uuid[], $2::text[], $3::bigint[]) AS k (merchant_id, sku, available)
          CROSS JOIN LATERAL (
              SELECT * FROM backorders b
-             WHERE b.merchant_id = k.merchant_id AND b.sku = k.sku
+             WHERE b.merchant_id = k.merchant_id AND b.sku = k.sku AND b.order_id <> ALL ($5)
              ORDER BY b.placed_at, b.order_id, b.line_no
              LIMIT k.available
          ) b
@@ -83,6 +84,7 @@ pub async fn front(
     )
     .bind(available.iter().map(|(_, _, units)| *units).collect::<Vec<_>>())
     .bind(limit)
+    .bind(cancelled.iter().map(|order| order.uuid()).collect::<Vec<_>>())
     .fetch_all(conn)
     .await?;
 

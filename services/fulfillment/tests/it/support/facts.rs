@@ -1,0 +1,145 @@
+//! Events of the order and refund services, made by hand.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use prost::{Message, Name};
+use waybill_events::{Event, Position};
+use waybill_kernel::id::{EventId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId};
+use waybill_kernel::partition::partition_of;
+use waybill_proto::waybill::order::v1 as order;
+use waybill_proto::waybill::refund::v1 as refund;
+
+/// An order as the order service would tell of it.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub merchant: MerchantId,
+    pub store: StoreId,
+    pub id: OrderId,
+    pub placed_at: DateTime<Utc>,
+    pub total_minor: i64,
+    pub lines: Vec<order::PlacedLine>,
+}
+
+/// A line of `quantity` units.
+pub fn line(sku: &str, quantity: i32) -> order::PlacedLine {
+    order::PlacedLine {
+        line_id: LineId::generate().to_string(),
+        sku: sku.to_owned(),
+        quantity,
+        unit_price_minor: 100,
+        net_minor: 100 * i64::from(quantity),
+        ..order::PlacedLine::default()
+    }
+}
+
+impl Order {
+    pub fn new(merchant: MerchantId, store: StoreId, lines: Vec<order::PlacedLine>) -> Self {
+        Self {
+            merchant,
+            store,
+            id: OrderId::generate(),
+            placed_at: DateTime::UNIX_EPOCH + TimeDelta::days(20_000),
+            total_minor: 100,
+            lines,
+        }
+    }
+
+    /// Placed so many minutes after the usual time.
+    pub fn placed_after(mut self, minutes: i64) -> Self {
+        self.placed_at += TimeDelta::minutes(minutes);
+        self
+    }
+
+    pub fn line_id(&self, index: usize) -> String {
+        self.lines[index].line_id.clone()
+    }
+
+    pub fn placed_message(&self) -> order::OrderPlaced {
+        order::OrderPlaced {
+            order_id: self.id.to_string(),
+            number: "1001".to_owned(),
+            currency_code: "EUR".to_owned(),
+            lines: self.lines.clone(),
+            total_minor: self.total_minor,
+            placed_at: Some(prost_types::Timestamp {
+                seconds: self.placed_at.timestamp(),
+                nanos: i32::try_from(self.placed_at.timestamp_subsec_nanos()).unwrap_or_default(),
+            }),
+            ..order::OrderPlaced::default()
+        }
+    }
+
+    pub fn payment_message(&self, kind: &str) -> order::PaymentRecorded {
+        order::PaymentRecorded {
+            order_id: self.id.to_string(),
+            payment_id: PaymentId::generate().to_string(),
+            kind: kind.to_owned(),
+            currency_code: "EUR".to_owned(),
+            amount_minor: self.total_minor,
+            ..order::PaymentRecorded::default()
+        }
+    }
+
+    pub fn cancelled_message(&self) -> order::OrderCancelled {
+        order::OrderCancelled {
+            order_id: self.id.to_string(),
+            reason: "customer".to_owned(),
+            ..order::OrderCancelled::default()
+        }
+    }
+
+    /// Lines by index with units and disposition.
+    pub fn received_message(&self, lines: &[(usize, i32, &str)]) -> refund::ReturnReceived {
+        refund::ReturnReceived {
+            order_id: self.id.to_string(),
+            return_id: ReturnId::generate().to_string(),
+            lines: lines
+                .iter()
+                .map(|(index, quantity, disposition)| refund::ReturnedLine {
+                    line_id: self.line_id(*index),
+                    sku: self.lines[*index].sku.clone(),
+                    quantity: *quantity,
+                    reason: "unwanted".to_owned(),
+                    disposition: (*disposition).to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    pub fn placed(&self) -> Event {
+        self.event("order", 1, &self.placed_message())
+    }
+
+    pub fn paid(&self, kind: &str, version: i64) -> Event {
+        self.event("order", version, &self.payment_message(kind))
+    }
+
+    pub fn cancelled(&self, version: i64) -> Event {
+        self.event("order", version, &self.cancelled_message())
+    }
+
+    pub fn received(&self, lines: &[(usize, i32, &str)]) -> Event {
+        self.event("refund", 1, &self.received_message(lines))
+    }
+
+    /// An event as the fold hands it out.
+    pub fn event<M: Message + Name>(&self, source: &str, version: i64, message: &M) -> Event {
+        Event {
+            position: Position::default(),
+            prev: Position::default(),
+            event_id: EventId::generate(),
+            source: Arc::from(source),
+            type_name: M::full_name(),
+            merchant: self.merchant,
+            store: Some(self.store),
+            key: self.id.uuid(),
+            vpartition: partition_of(self.id.uuid()),
+            aggregate: self.id.uuid(),
+            version,
+            payload: message.encode_to_vec().into(),
+            traceparent: None,
+            occurred_at: self.placed_at,
+        }
+    }
+}
