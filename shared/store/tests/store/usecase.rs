@@ -390,6 +390,29 @@ async fn a_batch_claims_its_keys_together() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_refused_request_of_a_batch_may_be_sent_again() -> anyhow::Result<()> {
+    let (_test, db) = with_effects().await?;
+    let batch = [key("good"), key("refused")];
+    let mut tx = db.begin().await?;
+    idempotency::claim(tx.conn(), &batch).await?;
+    idempotency::record(tx.conn(), &[(&batch[0], "1".to_owned())]).await?;
+    // Somebody sends the refused one again before the batch is committed: he waits, then it is his.
+    let again = tokio::spawn({
+        let db = db.clone();
+        async move { db.run_once(&key("refused"), &Statement::new(INSERT)).await }
+    });
+    // An answered key is not given back.
+    idempotency::release(tx.conn(), &[&batch[0], &batch[1]]).await?;
+    tx.commit().await?;
+    assert_eq!(again.await??, "run 1");
+    let mut tx = db.begin().await?;
+    let claims = idempotency::claim(tx.conn(), &batch).await?;
+    let answers = ["1", "\"run 1\""].map(|answer| Claim::Replay(answer.to_owned()));
+    assert_eq!(claims, answers);
+    Ok(())
+}
+
+#[tokio::test]
 async fn old_keys_are_forgotten() -> anyhow::Result<()> {
     let (_test, db) = with_effects().await?;
     let usecase = Statement::new(INSERT);
