@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, RawMessageErrorKind, RetentionPolicy, StorageType,
 };
@@ -163,41 +163,23 @@ impl Nats {
     /// Makes sure that the stream is there and is what it is to be. True when it was created.
     pub async fn ensure(&self, spec: &StreamSpec) -> Result<bool, EnsureError> {
         let name = stream_name(&spec.service);
-        let refused = |reason: String| EnsureError::Refused {
-            stream: name.clone(),
-            reason,
-        };
         let existing = match self.context.get_stream(&name).await {
             Ok(stream) => stream.cached_info().config.clone(),
             Err(error) if is_missing(&error.kind()) => {
-                return match self.context.create_stream(spec.new_config()).await {
-                    Ok(_) => Ok(true),
-                    Err(error) => match error.kind() {
-                        CreateStreamErrorKind::JetStream(answer) if is_refusal(&answer) => {
-                            Err(refused(answer.to_string()))
-                        }
-                        _ => Err(fault("creating the stream")(error).into()),
-                    },
-                };
+                let created = self.context.create_stream(spec.new_config()).await;
+                return created
+                    .map(|_| true)
+                    .map_err(|error| verdict(name, "creating the stream", error));
             }
             Err(error) => return Err(fault("asking for the stream")(error).into()),
         };
         let wanted = spec.apply_to(existing.clone());
-        if wanted == existing {
-            return Ok(false);
+        if wanted != existing {
+            let updated = self.context.update_stream(wanted).await;
+            updated.map_err(|error| verdict(name.clone(), "updating the stream", error))?;
+            tracing::info!(stream = name, "the configuration of the stream was updated");
         }
-        match self.context.update_stream(wanted).await {
-            Ok(_) => {
-                tracing::info!(stream = name, "the configuration of the stream was updated");
-                Ok(false)
-            }
-            Err(error) => match error.kind() {
-                CreateStreamErrorKind::JetStream(answer) if answer.code() < 500 => {
-                    Err(refused(answer.to_string()))
-                }
-                _ => Err(fault("updating the stream")(error).into()),
-            },
-        }
+        Ok(false)
     }
 
     /// Reads the end of the stream from its leader. Both requests are answered by the leader alone; a direct get, which
@@ -298,8 +280,18 @@ fn is_missing(kind: &GetStreamErrorKind) -> bool {
 }
 
 /// Whether the server will say no again. It counts a configuration that it does not like among its own faults.
-fn is_refusal(answer: &jetstream::Error) -> bool {
-    answer.code() < 500 || answer.error_code() == ErrorCode::STREAM_INVALID_CONFIG
+fn verdict(stream: String, doing: &'static str, error: CreateStreamError) -> EnsureError {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(answer)
+            if answer.code() < 500 || answer.error_code() == ErrorCode::STREAM_INVALID_CONFIG =>
+        {
+            EnsureError::Refused {
+                stream,
+                reason: answer.to_string(),
+            }
+        }
+        _ => fault(doing)(error).into(),
+    }
 }
 
 impl StreamSpec {

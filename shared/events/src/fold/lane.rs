@@ -33,6 +33,9 @@ use crate::store::fold as sql;
 /// How often an event that the database refuses is tried before it counts as the event's own fault.
 const REFUSED_TRIES: u32 = 3;
 
+/// How long a batch may take. The database ends a transaction long before; this ends a fold that waits for something else.
+const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+
 /// What a lane is made of.
 pub(crate) struct LaneParts<F> {
     pub db: Db,
@@ -251,7 +254,12 @@ impl<'l, F: Fold> Era<'l, F> {
                 if batch.is_empty() {
                     continue;
                 }
-                if let Err(end) = self.settle(batch, shutdown).await {
+                // Who no longer owns need not finish: it could not commit.
+                let settled = tokio::select! {
+                    settled = self.settle(batch, shutdown) => settled,
+                    _ = owned.changed() => Err(End::Ownership),
+                };
+                if let Err(end) = settled {
                     return end;
                 }
                 if shutdown.is_cancelled() {
@@ -375,9 +383,17 @@ impl<'l, F: Fold> Era<'l, F> {
             let (moves, after) = self.moves(&sources[done..end], &events[done..end]);
             let now = &events[done..end];
             let isolate = step == 1 && failures >= REFUSED_TRIES;
-            let applied = match moves.as_slice() {
-                [only] if isolate => self.lane.applier.single(only, &now[0]).await,
-                _ => self.lane.applier.batch(&moves, now).await,
+            let applying = async {
+                match moves.as_slice() {
+                    [only] if isolate => self.lane.applier.single(only, &now[0]).await,
+                    _ => self.lane.applier.batch(&moves, now).await,
+                }
+            };
+            let Ok(applied) = tokio::time::timeout(BATCH_DEADLINE, applying).await else {
+                return Err(End::Doubt(format!(
+                    "a batch did not end within {} s",
+                    BATCH_DEADLINE.as_secs()
+                )));
             };
             match applied {
                 Ok(tally) => {

@@ -59,6 +59,7 @@ async fn uneven(node: &Node) -> anyhow::Result<()> {
         node.append(half).await?;
         node.append(&others).await?;
     }
+    settled(&node.db).await;
     Ok(())
 }
 
@@ -140,6 +141,7 @@ async fn a_place_that_the_log_does_not_have_is_noticed() -> anyhow::Result<()> {
         .await?;
     let order = OrderId::generate();
     node.append_each(&[placed(order), completed(order)]).await?;
+    settled(&node.db).await;
     let log = positions(&node.db).await?;
     let partition = usize::from(waybill_kernel::partition::partition_of(order.uuid()));
     let between = Position {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use waybill_events::FoldOptions;
 use waybill_kernel::id::OrderId;
 use waybill_testkit::eventually;
 
@@ -127,21 +128,23 @@ async fn a_hanging_owner_is_replaced() -> anyhow::Result<()> {
         step: Step::Project,
         reached: Arc::clone(&reached),
     };
-    // Its lease is short and is not renewed: the keeper hangs with it, as in a process that was suspended.
+    // Its keeper looks every 20 s: until then it does what a suspended process does, nothing.
+    let options = FoldOptions {
+        lease: Duration::from_secs(60),
+        ..quick()
+    };
+    let recorder = Recorder {
+        hold: Some(hold),
+        ..Recorder::of(&["order"])
+    };
     let hanging = world
-        .consumer(
-            &[&node],
-            Recorder {
-                hold: Some(hold),
-                ..Recorder::of(&["order"])
-            },
-        )
+        .consumer_with(&[&node], recorder, options, &world.nats_config())
         .await?;
     node.append(&[placed(OrderId::generate())]).await?;
     tokio::time::timeout(LONG, reached.notified()).await?;
-    // What a suspended process does not do: renew.
+    // Its leases run out.
     let mut admin = world.db.admin().await;
-    sqlx::query("UPDATE analytics.fold_lease SET owner = 'nobody', expires_at = '-infinity'")
+    sqlx::query("UPDATE analytics.fold_lease SET expires_at = '-infinity'")
         .execute(&mut admin)
         .await?;
     let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;

@@ -580,6 +580,17 @@ pub async fn condition(node: &Node, part: &str, is: impl Fn(&Condition) -> bool)
     .await;
 }
 
+/// Waits until everything written so far may be read. The watermark is the server's: tests beside this one hold it back.
+pub async fn settled(db: &Db) {
+    eventually("a watermark above the log", LONG, async || {
+        let settled =
+            "SELECT coalesce(bool_and(xid < pg_snapshot_xmin(pg_current_snapshot())), true) FROM event_log";
+        let settled: bool = sqlx::query_scalar(settled).fetch_one(db.pool()).await.ok()?;
+        settled.then_some(())
+    })
+    .await;
+}
+
 /// The positions of all events in a log, in its order.
 pub async fn positions(db: &Db) -> anyhow::Result<Vec<Position>> {
     let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
