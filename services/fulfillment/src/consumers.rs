@@ -1,4 +1,4 @@
-//! Follows the order and refund services: their events as facts for [`crate::app::follow_orders`].
+//! Follows the order and refund services: their events as facts for `app::follow_orders`.
 //!
 //! | event | what the warehouse makes of it |
 //! | --- | --- |
