@@ -326,10 +326,11 @@ impl RefundService for Api {
             let tenant = parse::tenant(&message.merchant_id, &message.store_id, v);
             let id = convert::request_id(&request_id, v);
             let order_id = convert::id("order_id", &message.order_id, v);
-            let (ask, goodwill) = parse::ask(&message, v)?;
+            let asked = parse::ask(&message, v);
             let reason = convert::text("reason", &message.reason, 1..=500, v);
             let min_order_version = parse::version("min_order_version", message.min_order_version, v);
             id?;
+            let (ask, goodwill) = asked?;
             Some(CreateRefund {
                 core: &self.core,
                 tenant: tenant?,

@@ -11,7 +11,9 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 use waybill_events::{Event, Fold as _, Log, Position, Projection, Reaction};
-use waybill_kernel::id::{EventId, LegId, LineId, MerchantId, OrderId, PaymentId, RefundId, ShipmentId, StoreId};
+use waybill_kernel::id::{
+    EventId, LegId, LineId, MerchantId, OrderId, PaymentId, RefundId, ShipmentId, StoreId,
+};
 use waybill_kernel::money::{Currency, Money};
 use waybill_kernel::partition::partition_of;
 use waybill_kernel::time::{self, FakeClock, SystemClock};
@@ -82,22 +84,58 @@ impl Bench {
     async fn with_clock(clock: time::Shared) -> Result<Self> {
         let test_db = database(&["refund"]).await;
         let auth = Auth::new();
-        let peers = [("order", "http://127.0.0.1:1"), ("fulfillment", "http://127.0.0.1:1")];
+        let peers = [
+            ("order", "http://127.0.0.1:1"),
+            ("fulfillment", "http://127.0.0.1:1"),
+        ];
         let common = common_config(&test_db.url("refund"), "nats://127.0.0.1:1", &auth, &peers);
-        let deps = Deps { clock: clock.clone(), providers: Providers::new() };
+        let deps = Deps {
+            clock: clock.clone(),
+            providers: Providers::new(),
+        };
         // Building the service migrates its schema; nothing of it runs.
-        App::build(Config { common, ..Config::default() }, deps).await?;
+        App::build(
+            Config {
+                common,
+                ..Config::default()
+            },
+            deps,
+        )
+        .await?;
 
-        let sandbox = Sandbox::start(SandboxOptions { clock: clock.clone(), ..SandboxOptions::default() }).await?;
-        let provider = StripeProvider::new(StripeConfig { call_timeout: CALL, ..sandbox.config() })?;
+        let sandbox = Sandbox::start(SandboxOptions {
+            clock: clock.clone(),
+            ..SandboxOptions::default()
+        })
+        .await?;
+        let provider = StripeProvider::new(StripeConfig {
+            call_timeout: CALL,
+            ..sandbox.config()
+        })?;
         let providers = Providers::new().with(provider);
-        let config = DatabaseConfig { url: test_db.url("refund").as_str().into(), max_connections: 20 };
+        let config = DatabaseConfig {
+            url: test_db.url("refund").as_str().into(),
+            max_connections: 20,
+        };
         let db = Db::connect(&config, "refund").await?;
         let log = Log::open(&db);
         let core = Core::new(clock.clone(), log.clone(), &providers);
         let cashier = Cashier::new(db.clone(), core.clone(), providers.clone(), PATIENCE);
-        let tenant = Tenant { merchant: MerchantId::generate(), store: StoreId::generate() };
-        Ok(Self { db, log, core, cashier, sandbox, tenant, clock, test_db, providers })
+        let tenant = Tenant {
+            merchant: MerchantId::generate(),
+            store: StoreId::generate(),
+        };
+        Ok(Self {
+            db,
+            log,
+            core,
+            cashier,
+            sandbox,
+            tenant,
+            clock,
+            test_db,
+            providers,
+        })
     }
 
     /// A cashier who pays through another adapter.
@@ -107,8 +145,20 @@ impl Bench {
 
     /// A cashier whose database is reached over another address.
     pub async fn cashier_over(&self, url: &str) -> Result<Cashier> {
-        let db = Db::connect(&DatabaseConfig { url: url.into(), max_connections: 2 }, "refund").await?;
-        Ok(Cashier::new(db, self.core.clone(), self.providers.clone(), PATIENCE))
+        let db = Db::connect(
+            &DatabaseConfig {
+                url: url.into(),
+                max_connections: 2,
+            },
+            "refund",
+        )
+        .await?;
+        Ok(Cashier::new(
+            db,
+            self.core.clone(),
+            self.providers.clone(),
+            PATIENCE,
+        ))
     }
 
     /// Applies events as the backbone does: both halves of the fold in one transaction.
@@ -123,9 +173,19 @@ impl Bench {
         Ok(())
     }
 
-    pub fn event<M: prost::Message + prost::Name>(&self, source: &str, order_id: OrderId, version: i64, message: &M) -> Event {
+    pub fn event<M: prost::Message + prost::Name>(
+        &self,
+        source: &str,
+        order_id: OrderId,
+        version: i64,
+        message: &M,
+    ) -> Event {
         Event {
-            position: Position { generation: 1, xid: 1, position: version },
+            position: Position {
+                generation: 1,
+                xid: 1,
+                position: version,
+            },
             prev: Position::ZERO,
             event_id: EventId::generate(),
             source: Arc::from(source),
@@ -173,7 +233,10 @@ impl Bench {
                 taxes: vec![tax(*amount)],
             })
             .collect();
-        let total = goods.iter().map(|(_, net, taxes)| net + taxes.iter().sum::<i64>()).sum::<i64>()
+        let total = goods
+            .iter()
+            .map(|(_, net, taxes)| net + taxes.iter().sum::<i64>())
+            .sum::<i64>()
             + shipping.iter().map(|(net, tax)| net + tax).sum::<i64>();
         let message = order::OrderPlaced {
             order_id: order_id.to_string(),
@@ -187,7 +250,10 @@ impl Bench {
         };
         let placed = Placed {
             order_id,
-            lines: lines.iter().filter_map(|line| line.line_id.parse().ok()).collect(),
+            lines: lines
+                .iter()
+                .filter_map(|line| line.line_id.parse().ok())
+                .collect(),
             payments: Vec::new(),
             total,
         };
@@ -199,7 +265,8 @@ impl Bench {
     pub fn capture(&self, placed: &mut Placed, provider: &str, amount: i64) -> Result<Event> {
         let payment_id = PaymentId::generate();
         let provider_payment_id = format!("pi_{}", payment_id.uuid().simple());
-        self.sandbox.register_payment(&provider_payment_id, Money::new(euro(), amount))?;
+        self.sandbox
+            .register_payment(&provider_payment_id, Money::new(euro(), amount))?;
         let at = to_timestamp(self.clock.now() + TimeDelta::seconds(placed.payments.len() as i64));
         placed.payments.push((payment_id, provider_payment_id.clone()));
         let message = order::PaymentRecorded {
@@ -213,7 +280,12 @@ impl Bench {
             occurred_at: Some(at),
             captured_minor: amount,
         };
-        Ok(self.event("order", placed.order_id, 1 + placed.payments.len() as i64, &message))
+        Ok(self.event(
+            "order",
+            placed.order_id,
+            1 + placed.payments.len() as i64,
+            &message,
+        ))
     }
 
     /// An order that was placed, paid over the sandbox in these parts (the last pays the rest), shipped and delivered.
@@ -228,7 +300,12 @@ impl Bench {
         if left > 0 {
             events.push(self.capture(&mut placed, "sandbox", left)?);
         }
-        let lines: Vec<_> = placed.lines.iter().zip(goods).map(|(line, goods)| (*line, goods.0)).collect();
+        let lines: Vec<_> = placed
+            .lines
+            .iter()
+            .zip(goods)
+            .map(|(line, goods)| (*line, goods.0))
+            .collect();
         events.extend(self.shipment(placed.order_id, &lines, self.clock.now() - TimeDelta::days(3)));
         self.fold(&events).await?;
         Ok(placed)
@@ -259,7 +336,10 @@ impl Bench {
             delivered_at: Some(to_timestamp(at)),
             ..fulfillment::ShipmentDelivered::default()
         };
-        vec![self.event("fulfillment", order_id, 1, &shipped), self.event("fulfillment", order_id, 2, &delivered)]
+        vec![
+            self.event("fulfillment", order_id, 1, &shipped),
+            self.event("fulfillment", order_id, 2, &delivered),
+        ]
     }
 
     pub fn ask(&self, order: &Placed, ask: Ask) -> CreateRefund<'_> {
@@ -278,7 +358,15 @@ impl Bench {
     /// Creates a refund of units of a line.
     pub async fn refund_units(&self, order: &Placed, line: usize, quantity: i32) -> Result<Refund, Error> {
         let lines = vec![(order.lines[line], quantity)];
-        self.db.run(&self.ask(order, Ask { lines, ..Ask::default() })).await
+        self.db
+            .run(&self.ask(
+                order,
+                Ask {
+                    lines,
+                    ..Ask::default()
+                },
+            ))
+            .await
     }
 
     /// Has the cashier carry a leg's present attempt as far as it goes.
@@ -289,7 +377,9 @@ impl Bench {
 
     pub async fn get(&self, refund_id: RefundId) -> Result<Refund> {
         let mut conn = self.db.pool().acquire().await?;
-        store::refunds::get(&mut conn, self.tenant, refund_id).await?.context("the refund is there")
+        store::refunds::get(&mut conn, self.tenant, refund_id)
+            .await?
+            .context("the refund is there")
     }
 
     pub async fn state(&self, refund: &Refund) -> Result<RefundState> {
@@ -302,16 +392,23 @@ impl Bench {
 
     /// Short names of the events of an order, in the order of the log.
     pub async fn told(&self, order_id: OrderId) -> Result<Vec<String>> {
-        let types: Vec<String> =
-            sqlx::query_scalar("SELECT type FROM event_log WHERE partition_key = $1 ORDER BY generation, xid, position")
-                .bind(order_id.uuid())
-                .fetch_all(self.db.pool())
-                .await?;
-        Ok(types.into_iter().map(|name| name.rsplit('.').next().unwrap_or_default().to_owned()).collect())
+        let types: Vec<String> = sqlx::query_scalar(
+            "SELECT type FROM event_log WHERE partition_key = $1 ORDER BY generation, xid, position",
+        )
+        .bind(order_id.uuid())
+        .fetch_all(self.db.pool())
+        .await?;
+        Ok(types
+            .into_iter()
+            .map(|name| name.rsplit('.').next().unwrap_or_default().to_owned())
+            .collect())
     }
 
     /// The payloads of all events of a type about an order.
-    pub async fn heard<M: prost::Message + prost::Name + Default>(&self, order_id: OrderId) -> Result<Vec<M>> {
+    pub async fn heard<M: prost::Message + prost::Name + Default>(
+        &self,
+        order_id: OrderId,
+    ) -> Result<Vec<M>> {
         let payloads: Vec<Vec<u8>> = sqlx::query_scalar(
             "SELECT payload FROM event_log WHERE partition_key = $1 AND type = $2 ORDER BY generation, xid, position",
         )
@@ -319,7 +416,10 @@ impl Bench {
         .bind(M::full_name())
         .fetch_all(self.db.pool())
         .await?;
-        Ok(payloads.iter().map(|payload| M::decode(payload.as_slice())).collect::<Result<_, _>>()?)
+        Ok(payloads
+            .iter()
+            .map(|payload| M::decode(payload.as_slice()))
+            .collect::<Result<_, _>>()?)
     }
 
     /// The sums of the accounts of one order.
@@ -337,32 +437,77 @@ impl Bench {
     /// Checks that tables, books, events and the provider's ledger tell the same story about an order.
     pub async fn audit(&self, order: &Placed) -> Result<()> {
         let mut conn = self.conn().await?;
-        let loaded = store::book::read(&mut conn, self.tenant, order.order_id).await?.context("the order is there")?;
+        let loaded = store::book::read(&mut conn, self.tenant, order.order_id)
+            .await?
+            .context("the order is there")?;
         let book = loaded.book;
-        let filter = store::refunds::Filter { order_id: Some(order.order_id), state: None };
+        let filter = store::refunds::Filter {
+            order_id: Some(order.order_id),
+            state: None,
+        };
         let refunds = store::refunds::list(&mut conn, self.tenant, filter, None, 1000).await?;
         let legs: Vec<_> = refunds.iter().flat_map(|refund| &refund.legs).collect();
         let sum = |state: fn(RefundState) -> bool| {
-            legs.iter().filter(|leg| state(leg.state)).map(|leg| leg.amount).sum::<i64>()
+            legs.iter()
+                .filter(|leg| state(leg.state))
+                .map(|leg| leg.amount)
+                .sum::<i64>()
         };
         let succeeded = sum(|state| state == RefundState::Succeeded);
-        assert_eq!(book.balance.succeeded, succeeded, "the order's sum of what succeeded");
-        assert_eq!(book.balance.in_flight, sum(RefundState::in_flight), "the order's sum of what is in flight");
-        assert!(book.balance.captured >= book.balance.succeeded + book.balance.in_flight, "R-1");
+        assert_eq!(
+            book.balance.succeeded, succeeded,
+            "the order's sum of what succeeded"
+        );
+        assert_eq!(
+            book.balance.in_flight,
+            sum(RefundState::in_flight),
+            "the order's sum of what is in flight"
+        );
+        assert!(
+            book.balance.captured >= book.balance.succeeded + book.balance.in_flight,
+            "R-1"
+        );
         for (index, (payment_id, name)) in order.payments.iter().enumerate() {
-            let payment = book.payments.iter().find(|known| known.payment_id == *payment_id).context("a payment")?;
+            let payment = book
+                .payments
+                .iter()
+                .find(|known| known.payment_id == *payment_id)
+                .context("a payment")?;
             let of: Vec<_> = legs.iter().filter(|leg| leg.payment_id == *payment_id).collect();
-            let paid: i64 = of.iter().filter(|leg| leg.state == RefundState::Succeeded).map(|leg| leg.amount).sum();
+            let paid: i64 = of
+                .iter()
+                .filter(|leg| leg.state == RefundState::Succeeded)
+                .map(|leg| leg.amount)
+                .sum();
             assert_eq!(payment.balance.succeeded, paid, "payment {index}");
-            assert!(payment.balance.captured >= payment.balance.succeeded + payment.balance.in_flight, "R-1");
+            assert!(
+                payment.balance.captured >= payment.balance.succeeded + payment.balance.in_flight,
+                "R-1"
+            );
             if of.iter().all(|leg| !leg.state.in_flight()) && payment.provider == "sandbox" {
-                assert_eq!(self.sandbox.paid_out(name), paid, "what the provider paid of payment {index}");
+                assert_eq!(
+                    self.sandbox.paid_out(name),
+                    paid,
+                    "what the provider paid of payment {index}"
+                );
             }
         }
         let accounts = self.accounts(order.order_id).await?;
-        let owed: i64 = refunds.iter().filter(|refund| refund.holds).map(|refund| refund.amount).sum();
-        assert_eq!(accounts.get("refunds_payable").copied().unwrap_or_default(), succeeded - owed, "what is owed");
-        let cleared: i64 = accounts.iter().filter(|(name, _)| name.starts_with("clearing:")).map(|(_, sum)| sum).sum();
+        let owed: i64 = refunds
+            .iter()
+            .filter(|refund| refund.holds)
+            .map(|refund| refund.amount)
+            .sum();
+        assert_eq!(
+            accounts.get("refunds_payable").copied().unwrap_or_default(),
+            succeeded - owed,
+            "what is owed"
+        );
+        let cleared: i64 = accounts
+            .iter()
+            .filter(|(name, _)| name.starts_with("clearing:"))
+            .map(|(_, sum)| sum)
+            .sum();
         assert_eq!(cleared, book.balance.captured - succeeded, "what providers hold");
         assert_eq!(accounts.values().sum::<i64>(), 0, "R-5");
         Ok(())
@@ -414,7 +559,11 @@ pub async fn refused(conn: &mut PgConnection, sql: &'static str, ids: &[Uuid]) -
         Ok(_) => None,
         Err(error) => {
             let database = error.as_database_error();
-            Some(database.and_then(|e| e.constraint()).map_or_else(|| error.to_string(), str::to_owned))
+            Some(
+                database
+                    .and_then(|e| e.constraint())
+                    .map_or_else(|| error.to_string(), str::to_owned),
+            )
         }
     }
 }

@@ -12,13 +12,19 @@ use waybill_refund::error::Error;
 use crate::bench::{Bench, Placed};
 
 async fn jobs(bench: &Bench) -> Result<Vec<(String, serde_json::Value)>> {
-    Ok(sqlx::query_as("SELECT key, payload FROM jobs WHERE kind = 'refund.order_cancelled' ORDER BY created_at, key")
-        .fetch_all(bench.db.pool())
-        .await?)
+    Ok(sqlx::query_as(
+        "SELECT key, payload FROM jobs WHERE kind = 'refund.order_cancelled' ORDER BY created_at, key",
+    )
+    .fetch_all(bench.db.pool())
+    .await?)
 }
 
 /// Does what the job says.
-async fn carry_out(bench: &Bench, order: &Placed, late_capture: Option<i64>) -> Result<Option<Refund>, Error> {
+async fn carry_out(
+    bench: &Bench,
+    order: &Placed,
+    late_capture: Option<i64>,
+) -> Result<Option<Refund>, Error> {
     let case = CancelledOrder {
         core: &bench.core,
         tenant: bench.tenant,
@@ -53,10 +59,17 @@ async fn what_is_told_twice_counts_once() -> Result<()> {
     let loaded = waybill_refund::store::book::read(&mut conn, bench.tenant, order.order_id).await?;
     let book = loaded.expect("the order is known").book;
     assert_eq!((book.balance.captured, book.payments.len()), (order.total, 1));
-    assert_eq!((book.lines[0].shipped, book.lines[0].delivered_at.is_some()), (2, true));
+    assert_eq!(
+        (book.lines[0].shipped, book.lines[0].delivered_at.is_some()),
+        (2, true)
+    );
     assert_eq!(book.seen_version, 2);
     let accounts = bench.accounts(order.order_id).await?;
-    assert_eq!(accounts.get("clearing:sandbox"), Some(&order.total), "R-5: booked once");
+    assert_eq!(
+        accounts.get("clearing:sandbox"),
+        Some(&order.total),
+        "R-5: booked once"
+    );
     assert_eq!(accounts.get("sales"), Some(&-3_000));
     assert_eq!(accounts.get("shipping_income"), Some(&-400));
     assert_eq!(accounts.get("tax_payable"), Some(&-646));
@@ -68,15 +81,27 @@ async fn what_is_told_twice_counts_once() -> Result<()> {
 async fn an_order_that_cannot_be_cut_is_poison() -> Result<()> {
     let bench = Bench::start().await?;
     let (_, broken) = bench.placed(&[(1, -5, &[])], &[]);
-    let error = bench.fold(&[broken]).await.expect_err("a negative line has no slots");
-    assert!(matches!(error.downcast_ref::<FoldError>(), Some(FoldError::Poison(_))), "{error:?}");
+    let error = bench
+        .fold(&[broken])
+        .await
+        .expect_err("a negative line has no slots");
+    assert!(
+        matches!(error.downcast_ref::<FoldError>(), Some(FoldError::Poison(_))),
+        "{error:?}"
+    );
     let (mut order, placed) = bench.placed(&[(1, 500, &[])], &[]);
     let mut other = bench.capture(&mut order, "sandbox", 500)?;
     let mut message: order::PaymentRecorded = other.decode()?;
     message.currency_code = "USD".to_owned();
     other.payload = prost::Message::encode_to_vec(&message).into();
-    let error = bench.fold(&[placed, other]).await.expect_err("the order is in euros");
-    assert!(matches!(error.downcast_ref::<FoldError>(), Some(FoldError::Poison(_))), "{error:?}");
+    let error = bench
+        .fold(&[placed, other])
+        .await
+        .expect_err("the order is in euros");
+    assert!(
+        matches!(error.downcast_ref::<FoldError>(), Some(FoldError::Poison(_))),
+        "{error:?}"
+    );
     Ok(())
 }
 
@@ -88,15 +113,28 @@ async fn a_cancelled_order_gives_everything_back() -> Result<()> {
     let captured = bench.capture(&mut order, "sandbox", total)?;
     bench.fold(&[placed, captured, cancelled(&bench, &order)]).await?;
     let queued = jobs(&bench).await?;
-    assert_eq!(queued.len(), 1 + 1, "the cancellation, and the capture in the same breath");
+    assert_eq!(
+        queued.len(),
+        1 + 1,
+        "the cancellation, and the capture in the same breath"
+    );
 
     let refund = carry_out(&bench, &order, None).await?.expect("there is money");
-    assert_eq!((refund.amount, refund.reason_key.as_str()), (order.total, "order_cancelled"));
-    assert!(carry_out(&bench, &order, Some(order.total)).await?.is_none(), "it is on its way already");
+    assert_eq!(
+        (refund.amount, refund.reason_key.as_str()),
+        (order.total, "order_cancelled")
+    );
+    assert!(
+        carry_out(&bench, &order, Some(order.total)).await?.is_none(),
+        "it is on its way already"
+    );
     bench.submit(&refund, 0).await?;
     assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
     let told = &bench.heard::<proto::RefundCreated>(order.order_id).await?[0];
-    assert_eq!((told.reason.as_str(), told.amount_minor), ("order_cancelled", order.total));
+    assert_eq!(
+        (told.reason.as_str(), told.amount_minor),
+        ("order_cancelled", order.total)
+    );
     bench.audit(&order).await
 }
 
@@ -109,16 +147,25 @@ async fn a_cancelled_order_that_was_paid_in_part_gives_that_part_back() -> Resul
     bench.fold(&[cancelled(&bench, &order)]).await?;
     let refund = carry_out(&bench, &order, None).await?.expect("there is money");
     assert_eq!(refund.amount, 1_000);
-    let unpaid = refund.components.iter().find(|part| part.kind == ComponentKind::Unpaid);
+    let unpaid = refund
+        .components
+        .iter()
+        .find(|part| part.kind == ComponentKind::Unpaid);
     assert_eq!(unpaid.map(|part| part.net), Some(-2_000));
-    assert_eq!(bench.accounts(order.order_id).await?.get("receivable"), Some(&0), "nobody owes anything");
+    assert_eq!(
+        bench.accounts(order.order_id).await?.get("receivable"),
+        Some(&0),
+        "nobody owes anything"
+    );
 
     // Money that comes in afterwards goes back too.
     let late = bench.capture(&mut order, "sandbox", 700)?;
     bench.fold(&[late]).await?;
     let (_, payload) = jobs(&bench).await?.pop().expect("a job for the late capture");
     assert_eq!(payload["late_capture"], 700);
-    let second = carry_out(&bench, &order, Some(700)).await?.expect("there is more money");
+    let second = carry_out(&bench, &order, Some(700))
+        .await?
+        .expect("there is more money");
     assert_eq!(second.amount, 700);
     bench.submit(&refund, 0).await?;
     bench.submit(&second, 0).await?;
@@ -146,13 +193,25 @@ async fn a_cancelled_order_that_was_never_paid_is_taken_back_in_the_books() -> R
 async fn an_order_is_asked_for_before_it_is_here() -> Result<()> {
     let bench = Bench::start().await?;
     let (order, placed) = bench.placed(&[(1, 500, &[])], &[]);
-    let mut case = bench.ask(&order, Ask { shipping: true, ..Ask::default() });
+    let mut case = bench.ask(
+        &order,
+        Ask {
+            shipping: true,
+            ..Ask::default()
+        },
+    );
     assert!(matches!(bench.db.run(&case).await, Err(Error::OrderNotFound(_))));
     case.min_order_version = 1;
-    assert!(matches!(bench.db.run(&case).await, Err(Error::OrderNotSeenYet { wanted: 1, .. })));
+    assert!(matches!(
+        bench.db.run(&case).await,
+        Err(Error::OrderNotSeenYet { wanted: 1, .. })
+    ));
     bench.fold(&[placed]).await?;
     assert!(matches!(bench.db.run(&case).await, Err(Error::ShippingNotFree)));
     case.min_order_version = 2;
-    assert!(matches!(bench.db.run(&case).await, Err(Error::OrderNotSeenYet { wanted: 2, .. })));
+    assert!(matches!(
+        bench.db.run(&case).await,
+        Err(Error::OrderNotSeenYet { wanted: 2, .. })
+    ));
     Ok(())
 }

@@ -42,10 +42,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The legs of the order's refunds, oldest first.
 async fn legs(bench: &Bench, order: &Placed) -> Result<Vec<(waybill_refund::domain::refund::Refund, usize)>> {
     let mut conn = bench.conn().await?;
-    let filter = store::refunds::Filter { order_id: Some(order.order_id), state: None };
+    let filter = store::refunds::Filter {
+        order_id: Some(order.order_id),
+        state: None,
+    };
     let mut refunds = store::refunds::list(&mut conn, bench.tenant, filter, None, 1000).await?;
     refunds.reverse();
-    Ok(refunds.into_iter().flat_map(|refund| (0..refund.legs.len()).map(move |leg| (refund.clone(), leg))).collect())
+    Ok(refunds
+        .into_iter()
+        .flat_map(|refund| (0..refund.legs.len()).map(move |leg| (refund.clone(), leg)))
+        .collect())
 }
 
 async fn take(bench: &Bench, order: &Placed, step: &Step) -> Result<()> {
@@ -54,11 +60,35 @@ async fn take(bench: &Bench, order: &Placed, step: &Step) -> Result<()> {
         Step::Units(line, quantity) => {
             // Refusals are part of a history; what matters is what the tables say afterwards.
             let lines = vec![(order.lines[*line], *quantity)];
-            drop(bench.db.run(&ask(Ask { lines, ..Ask::default() })).await);
+            drop(
+                bench
+                    .db
+                    .run(&ask(Ask {
+                        lines,
+                        ..Ask::default()
+                    }))
+                    .await,
+            );
         }
-        Step::Shipping => drop(bench.db.run(&ask(Ask { shipping: true, ..Ask::default() })).await),
+        Step::Shipping => drop(
+            bench
+                .db
+                .run(&ask(Ask {
+                    shipping: true,
+                    ..Ask::default()
+                }))
+                .await,
+        ),
         Step::Goodwill(goodwill) => {
-            drop(bench.db.run(&ask(Ask { goodwill: *goodwill, ..Ask::default() })).await);
+            drop(
+                bench
+                    .db
+                    .run(&ask(Ask {
+                        goodwill: *goodwill,
+                        ..Ask::default()
+                    }))
+                    .await,
+            );
         }
         Step::Pay(at) | Step::Decline(at) | Step::Bounce(at) | Step::Retry(at) => {
             let legs = legs(bench, order).await?;
@@ -79,17 +109,32 @@ async fn on_leg(
     let leg = &refund.legs[index];
     match step {
         Step::Decline(_) if leg.state == RefundState::Pending => {
-            bench.sandbox.inject(Fault::Failed { failure_reason: "declined".to_owned() });
+            bench.sandbox.inject(Fault::Failed {
+                failure_reason: "declined".to_owned(),
+            });
             bench.submit(refund, index).await?;
         }
         Step::Bounce(_) if leg.state == RefundState::Succeeded => {
             let id = leg.provider_refund_id.clone().unwrap_or_default();
             let bounced = bench.sandbox.settle(&id, Some("insufficient_funds"));
             assert_eq!(bounced.map(|entry| entry.status), Some(Status::Failed));
-            let about =
-                About::Told { tenant: bench.tenant, provider: leg.provider.clone(), leg_id: Some(leg.leg_id) };
-            let outcome = Outcome::Failed { reason: "insufficient_funds".to_owned() };
-            bench.db.run(&ApplyWord { core: &bench.core, about, provider_refund_id: id, outcome }).await?;
+            let about = About::Told {
+                tenant: bench.tenant,
+                provider: leg.provider.clone(),
+                leg_id: Some(leg.leg_id),
+            };
+            let outcome = Outcome::Failed {
+                reason: "insufficient_funds".to_owned(),
+            };
+            bench
+                .db
+                .run(&ApplyWord {
+                    core: &bench.core,
+                    about,
+                    provider_refund_id: id,
+                    outcome,
+                })
+                .await?;
         }
         Step::Retry(_) => {
             let case = RetryLeg {
@@ -125,11 +170,26 @@ async fn finish(bench: &Bench, order: &Placed) -> Result<()> {
             drop(conn);
             let book = loaded.expect("the order is there").book;
             let free = |line: &waybill_kernel::id::LineId| {
-                book.lines.iter().find(|known| known.line_id == *line).map_or(0, |known| known.free().count())
+                book.lines
+                    .iter()
+                    .find(|known| known.line_id == *line)
+                    .map_or(0, |known| known.free().count())
             };
             let lines: Vec<_> = order.lines.iter().map(|line| (*line, free(line))).collect();
             let lines = lines.into_iter().filter(|(_, free)| *free > 0).collect();
-            drop(bench.db.run(&bench.ask(order, Ask { lines, shipping: true, goodwill: 0 })).await);
+            drop(
+                bench
+                    .db
+                    .run(&bench.ask(
+                        order,
+                        Ask {
+                            lines,
+                            shipping: true,
+                            goodwill: 0,
+                        },
+                    ))
+                    .await,
+            );
         }
     }
     Ok(())
@@ -142,17 +202,32 @@ async fn any_history_on_the_real_tables_sums_to_what_was_paid() -> Result<()> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     for _ in 0..12 {
-        let tree = steps().new_tree(&mut runner).map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        let tree = steps()
+            .new_tree(&mut runner)
+            .map_err(|reason| anyhow::anyhow!("{reason}"))?;
         let steps = tree.current();
-        let order = bench.delivered(&[(7, 9_999, &[1_234, 77]), (3, 100, &[])], &[(499, 95)], &[3_333, 4_000]).await?;
+        let order = bench
+            .delivered(
+                &[(7, 9_999, &[1_234, 77]), (3, 100, &[])],
+                &[(499, 95)],
+                &[3_333, 4_000],
+            )
+            .await?;
         for step in &steps {
             take(&bench, &order, step).await?;
             bench.audit(&order).await?;
         }
         finish(&bench, &order).await?;
         bench.audit(&order).await?;
-        let paid: i64 = order.payments.iter().map(|(_, name)| bench.sandbox.paid_out(name)).sum();
-        assert_eq!(paid, order.total, "R-1: everything went back and not a penny more, after {steps:?}");
+        let paid: i64 = order
+            .payments
+            .iter()
+            .map(|(_, name)| bench.sandbox.paid_out(name))
+            .sum();
+        assert_eq!(
+            paid, order.total,
+            "R-1: everything went back and not a penny more, after {steps:?}"
+        );
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 mod api;
 mod bench;
-mod books;
 mod fold;
 mod histories;
 mod money;

@@ -25,7 +25,13 @@ fn key(bench: &Bench, id: &str) -> RequestKey {
 /// As a caller does: repeats the same request while it is told to.
 async fn insist(bench: &Bench, order: &Placed, id: &str, quantity: i32) -> Result<Refund, Error> {
     let lines = vec![(order.lines[0], quantity)];
-    let case = bench.ask(order, Ask { lines, ..Ask::default() });
+    let case = bench.ask(
+        order,
+        Ask {
+            lines,
+            ..Ask::default()
+        },
+    );
     loop {
         match bench.db.run_once(&key(bench, id), &case).await {
             Err(error) if error.is_retry() => {}
@@ -37,19 +43,38 @@ async fn insist(bench: &Bench, order: &Placed, id: &str, quantity: i32) -> Resul
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fifty_callers_at_once_never_get_more_than_was_captured() -> Result<()> {
     let bench = Bench::start().await?;
-    let order = bench.delivered(&[(100, 9_999, &[1_901])], &[], &[4_000, 4_000]).await?;
+    let order = bench
+        .delivered(&[(100, 9_999, &[1_901])], &[], &[4_000, 4_000])
+        .await?;
     let ids: Vec<String> = (0..50).map(|caller| format!("caller-{caller}")).collect();
     let answers = join_all(ids.iter().map(|id| insist(&bench, &order, id, 3))).await;
 
     let (paid, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert_eq!(paid.len(), 33, "33 times 3 units fit into 100");
     for answer in refused {
-        assert!(matches!(answer, Err(Error::UnitsNotFree { asked: 3, free: 1, .. })), "{answer:?}");
+        assert!(
+            matches!(
+                answer,
+                Err(Error::UnitsNotFree {
+                    asked: 3,
+                    free: 1,
+                    ..
+                })
+            ),
+            "{answer:?}"
+        );
     }
     let sum: i64 = paid.iter().flatten().map(|refund| refund.amount).sum();
     let rest = bench.refund_units(&order, 0, 1).await?;
-    assert_eq!(sum + rest.amount, order.total, "R-1: the parts sum to what was captured, to the penny");
-    assert!(matches!(bench.refund_units(&order, 0, 1).await, Err(Error::UnitsNotFree { free: 0, .. })));
+    assert_eq!(
+        sum + rest.amount,
+        order.total,
+        "R-1: the parts sum to what was captured, to the penny"
+    );
+    assert!(matches!(
+        bench.refund_units(&order, 0, 1).await,
+        Err(Error::UnitsNotFree { free: 0, .. })
+    ));
     bench.audit(&order).await
 }
 
@@ -63,7 +88,9 @@ async fn fifty_repetitions_of_one_request_are_one_refund() -> Result<()> {
         assert_eq!(answer.as_ref().expect("each call is answered").refund_id, first);
     }
     let mut conn = bench.conn().await?;
-    let refunds: i64 = sqlx::query_scalar("SELECT count(*) FROM refunds").fetch_one(&mut *conn).await?;
+    let refunds: i64 = sqlx::query_scalar("SELECT count(*) FROM refunds")
+        .fetch_one(&mut *conn)
+        .await?;
     assert_eq!(refunds, 1);
     bench.audit(&order).await
 }
@@ -72,9 +99,18 @@ async fn fifty_repetitions_of_one_request_are_one_refund() -> Result<()> {
 async fn goodwill_cannot_be_had_while_units_still_owe() -> Result<()> {
     let bench = Bench::start().await?;
     let order = bench.delivered(&[(2, 1_000, &[])], &[], &[]).await?;
-    let goodwill = bench.ask(&order, Ask { goodwill: 1, ..Ask::default() });
+    let goodwill = bench.ask(
+        &order,
+        Ask {
+            goodwill: 1,
+            ..Ask::default()
+        },
+    );
     let refused = bench.db.run(&goodwill).await;
-    assert!(matches!(refused, Err(Error::GoodwillExceeds { available, .. }) if available.minor == 0), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::GoodwillExceeds { available, .. }) if available.minor == 0),
+        "{refused:?}"
+    );
     Ok(())
 }
 
@@ -85,7 +121,11 @@ async fn the_database_refuses_a_unit_paid_twice() -> Result<()> {
     let order = bench.delivered(&[(5, 1_000, &[])], &[], &[]).await?;
     let refund = bench.refund_units(&order, 0, 3).await?;
     let mut conn = bench.conn().await?;
-    let ids = [order.order_id.uuid(), order.lines[0].uuid(), refund.refund_id.uuid()];
+    let ids = [
+        order.order_id.uuid(),
+        order.lines[0].uuid(),
+        refund.refund_id.uuid(),
+    ];
     let table = [
         (
             "INSERT INTO unit_claims (order_id, line_id, quantity, units, refund_id, money, goods)
@@ -109,7 +149,11 @@ async fn the_database_refuses_a_unit_paid_twice() -> Result<()> {
         ),
     ];
     for (sql, constraint) in table {
-        assert_eq!(refused(&mut conn, sql, &ids).await.as_deref(), constraint, "{sql}");
+        assert_eq!(
+            refused(&mut conn, sql, &ids).await.as_deref(),
+            constraint,
+            "{sql}"
+        );
     }
     Ok(())
 }
@@ -121,12 +165,22 @@ async fn the_database_refuses_to_promise_more_than_was_captured() -> Result<()> 
     let mut conn = bench.conn().await?;
     let ids = [order.order_id.uuid()];
     let more = "UPDATE orders SET in_flight = captured + 1 WHERE order_id = $1";
-    assert_eq!(refused(&mut conn, more, &ids).await.as_deref(), Some("orders_never_promise_more_than_captured"));
+    assert_eq!(
+        refused(&mut conn, more, &ids).await.as_deref(),
+        Some("orders_never_promise_more_than_captured")
+    );
     let ids = [order.payments[0].0.uuid()];
     let more = "UPDATE payments SET succeeded = 300, in_flight = 101 WHERE payment_id = $1";
-    assert_eq!(refused(&mut conn, more, &ids).await.as_deref(), Some("payments_never_promise_more_than_captured"));
+    assert_eq!(
+        refused(&mut conn, more, &ids).await.as_deref(),
+        Some("payments_never_promise_more_than_captured")
+    );
     let all = "UPDATE payments SET succeeded = 300, in_flight = 100 WHERE payment_id = $1";
-    assert_eq!(refused(&mut conn, all, &ids).await, None, "up to what was captured is fine");
+    assert_eq!(
+        refused(&mut conn, all, &ids).await,
+        None,
+        "up to what was captured is fine"
+    );
     Ok(())
 }
 
@@ -135,7 +189,10 @@ async fn the_database_refuses_to_promise_more_than_was_captured() -> Result<()> 
 async fn the_journal_refuses_what_does_not_balance() -> Result<()> {
     let bench = Bench::start().await?;
     let mut conn = bench.conn().await?;
-    let attempt = async |conn: &mut sqlx::PgConnection, amounts: &[i64], lines: i16| -> Result<Option<String>> {
+    let attempt = async |conn: &mut sqlx::PgConnection,
+                         amounts: &[i64],
+                         lines: i16|
+           -> Result<Option<String>> {
         let entry: Uuid = waybill_kernel::id::EntryId::generate().uuid();
         let mut tx = conn.begin().await?;
         sqlx::query(
@@ -159,11 +216,25 @@ async fn the_journal_refuses_what_does_not_balance() -> Result<()> {
             .execute(&mut *tx)
             .await?;
         }
-        Ok(tx.commit().await.err().and_then(|e| e.as_database_error()?.constraint().map(str::to_owned)))
+        Ok(tx
+            .commit()
+            .await
+            .err()
+            .and_then(|e| e.as_database_error()?.constraint().map(str::to_owned)))
     };
-    assert_eq!(attempt(&mut conn, &[100, -100], 2).await?, None, "a balanced entry is committed");
-    assert_eq!(attempt(&mut conn, &[100, -99], 2).await?.as_deref(), Some("journal_entries_balanced"));
-    assert_eq!(attempt(&mut conn, &[100], 2).await?.as_deref(), Some("journal_entries_complete"));
+    assert_eq!(
+        attempt(&mut conn, &[100, -100], 2).await?,
+        None,
+        "a balanced entry is committed"
+    );
+    assert_eq!(
+        attempt(&mut conn, &[100, -99], 2).await?.as_deref(),
+        Some("journal_entries_balanced")
+    );
+    assert_eq!(
+        attempt(&mut conn, &[100], 2).await?.as_deref(),
+        Some("journal_entries_complete")
+    );
     // Each currency balances by itself.
     let mixed = attempt(&mut conn, &[50, 50, -100], 3).await?;
     assert_eq!(mixed.as_deref(), Some("journal_entries_balanced"));
@@ -188,9 +259,15 @@ async fn the_journal_is_append_only() -> Result<()> {
     // Nor can a line be slipped into an old entry.
     let late = "INSERT INTO journal_lines (entry_id, of_lines, position, merchant_id, account, currency, amount)
                 SELECT entry_id, lines, lines + 1, merchant_id, 'sales', 'EUR', 5 FROM journal_entries WHERE order_id = $1";
-    assert_eq!(refused(&mut conn, late, &by_order).await.as_deref(), Some("journal_lines_position_within"));
+    assert_eq!(
+        refused(&mut conn, late, &by_order).await.as_deref(),
+        Some("journal_lines_position_within")
+    );
     let wider = "INSERT INTO journal_lines (entry_id, of_lines, position, merchant_id, account, currency, amount)
                  SELECT entry_id, lines + 1, lines + 1, merchant_id, 'sales', 'EUR', 5 FROM journal_entries WHERE order_id = $1";
-    assert_eq!(refused(&mut conn, wider, &by_order).await.as_deref(), Some("journal_lines_of_entry"));
+    assert_eq!(
+        refused(&mut conn, wider, &by_order).await.as_deref(),
+        Some("journal_lines_of_entry")
+    );
     Ok(())
 }

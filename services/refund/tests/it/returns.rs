@@ -20,7 +20,11 @@ use waybill_refund::error::Error;
 use crate::bench::{Bench, Placed, policy};
 
 fn wish(order: &Placed, line: usize, quantity: i32, reason: ReturnReason) -> Wish {
-    Wish { line_id: order.lines[line], quantity, reason }
+    Wish {
+        line_id: order.lines[line],
+        quantity,
+        reason,
+    }
 }
 
 async fn request(bench: &Bench, order: &Placed, wishes: Vec<Wish>) -> Result<Return, Error> {
@@ -67,7 +71,9 @@ async fn reread(bench: &Bench, of: &Return) -> Result<Return> {
 async fn money_follows_the_goods() -> Result<()> {
     let bench = Bench::start().await?;
     bench.publish(policy()).await?;
-    let order = bench.delivered(&[(3, 3_000, &[570]), (1, 500, &[95])], &[(400, 76)], &[]).await?;
+    let order = bench
+        .delivered(&[(3, 3_000, &[570]), (1, 500, &[95])], &[(400, 76)], &[])
+        .await?;
     let wishes = vec![wish(&order, 0, 2, ReturnReason::Unwanted)];
     let quote = QuoteReturn {
         core: &bench.core,
@@ -77,7 +83,11 @@ async fn money_follows_the_goods() -> Result<()> {
         min_order_version: 0,
     };
     let (quote, _) = quote.run(&bench.db).await?;
-    assert_eq!(quote.total, 2_000 + 380 - 200, "ten per cent of the goods without tax are kept");
+    assert_eq!(
+        quote.total,
+        2_000 + 380 - 200,
+        "ten per cent of the goods without tax are kept"
+    );
 
     let approved = request(&bench, &order, wishes).await?;
     assert_eq!((approved.state, &approved.quote), (ReturnState::Approved, &quote));
@@ -88,8 +98,15 @@ async fn money_follows_the_goods() -> Result<()> {
     assert_eq!(received.lines[0].disposition, Some(Disposition::Restock));
     let refund = bench.get(received.refund_id.expect("the goods are back")).await?;
     assert_eq!(refund.amount, quote.total, "what was quoted is what is paid");
-    let kinds: Vec<_> = refund.components.iter().map(|part| (part.kind, part.net, part.tax)).collect();
-    assert_eq!(kinds, [(ComponentKind::Line, 2_000, 380), (ComponentKind::Fee, -200, 0)]);
+    let kinds: Vec<_> = refund
+        .components
+        .iter()
+        .map(|part| (part.kind, part.net, part.tax))
+        .collect();
+    assert_eq!(
+        kinds,
+        [(ComponentKind::Line, 2_000, 380), (ComponentKind::Fee, -200, 0)]
+    );
     assert_eq!(refund.reason_key, "unwanted");
 
     bench.submit(&refund, 0).await?;
@@ -115,11 +132,19 @@ async fn money_follows_the_goods() -> Result<()> {
 #[tokio::test]
 async fn a_policy_may_pay_before_the_goods_are_back() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.publish(Policy { refund_timing: RefundTiming::OnApproval, ..policy() }).await?;
+    bench
+        .publish(Policy {
+            refund_timing: RefundTiming::OnApproval,
+            ..policy()
+        })
+        .await?;
     let order = bench.delivered(&[(1, 1_000, &[])], &[(400, 0)], &[]).await?;
     let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Damaged)]).await?;
     let refund = bench.get(approved.refund_id.expect("approved is paid")).await?;
-    assert_eq!(refund.amount, 1_400, "the merchant's fault: no fee, and shipping goes back");
+    assert_eq!(
+        refund.amount, 1_400,
+        "the merchant's fault: no fee, and shipping goes back"
+    );
     bench.submit(&refund, 0).await?;
     let paid = reread(&bench, &approved).await?;
     assert_eq!(paid.state, ReturnState::Approved, "it waits for its goods");
@@ -131,24 +156,56 @@ async fn a_policy_may_pay_before_the_goods_are_back() -> Result<()> {
 #[tokio::test]
 async fn a_declined_return_lets_its_units_go() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.publish(Policy { auto_approve_up_to: [].into(), ..policy() }).await?;
+    bench
+        .publish(Policy {
+            auto_approve_up_to: [].into(),
+            ..policy()
+        })
+        .await?;
     let order = bench.delivered(&[(2, 1_000, &[])], &[], &[]).await?;
     let requested = request(&bench, &order, vec![wish(&order, 0, 2, ReturnReason::Other)]).await?;
     assert_eq!(requested.state, ReturnState::Requested);
     // While it is open nobody else gets its units, nor its money as goodwill.
-    assert!(matches!(bench.refund_units(&order, 0, 1).await, Err(Error::UnitsNotFree { free: 0, .. })));
-    let goodwill = bench.db.run(&bench.ask(&order, Ask { goodwill: 1, ..Ask::default() })).await;
-    assert!(matches!(goodwill, Err(Error::GoodwillExceeds { .. })), "{goodwill:?}");
+    assert!(matches!(
+        bench.refund_units(&order, 0, 1).await,
+        Err(Error::UnitsNotFree { free: 0, .. })
+    ));
+    let goodwill = bench
+        .db
+        .run(&bench.ask(
+            &order,
+            Ask {
+                goodwill: 1,
+                ..Ask::default()
+            },
+        ))
+        .await;
+    assert!(
+        matches!(goodwill, Err(Error::GoodwillExceeds { .. })),
+        "{goodwill:?}"
+    );
     let again = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Other)]).await;
-    assert!(matches!(&again, Err(Error::NotReturnable { codes, .. }) if codes.contains("QUANTITY")), "{again:?}");
+    assert!(
+        matches!(&again, Err(Error::NotReturnable { codes, .. }) if codes.contains("QUANTITY")),
+        "{again:?}"
+    );
 
     let stale = decide(&bench, &requested, "77", Verdict::Approve).await;
     assert!(matches!(stale, Err(Error::EtagMismatch { .. })));
     let reason = "worn".to_owned();
     let declined = decide(&bench, &requested, "1", Verdict::Decline { reason }).await?;
-    assert_eq!((declined.state, declined.decline_reason.as_str()), (ReturnState::Declined, "worn"));
-    assert!(matches!(decide(&bench, &declined, "", Verdict::Approve).await, Err(Error::IllegalTransition(_))));
-    assert!(matches!(receive(&bench, &declined, vec![]).await, Err(Error::IllegalTransition(_))));
+    assert_eq!(
+        (declined.state, declined.decline_reason.as_str()),
+        (ReturnState::Declined, "worn")
+    );
+    assert!(matches!(
+        decide(&bench, &declined, "", Verdict::Approve).await,
+        Err(Error::IllegalTransition(_))
+    ));
+    assert!(matches!(
+        receive(&bench, &declined, vec![]).await,
+        Err(Error::IllegalTransition(_))
+    ));
     assert_eq!(bench.refund_units(&order, 0, 2).await?.amount, 1_000);
     bench.audit(&order).await
 }
@@ -156,19 +213,35 @@ async fn a_declined_return_lets_its_units_go() -> Result<()> {
 #[tokio::test]
 async fn what_did_not_come_back_is_not_paid() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.publish(Policy { restocking_fee_ppm: 0, ..policy() }).await?;
-    let order = bench.delivered(&[(1, 1_000, &[]), (1, 700, &[])], &[(300, 0)], &[]).await?;
-    let wishes = vec![wish(&order, 0, 1, ReturnReason::Unwanted), wish(&order, 1, 1, ReturnReason::Unwanted)];
+    bench
+        .publish(Policy {
+            restocking_fee_ppm: 0,
+            ..policy()
+        })
+        .await?;
+    let order = bench
+        .delivered(&[(1, 1_000, &[]), (1, 700, &[])], &[(300, 0)], &[])
+        .await?;
+    let wishes = vec![
+        wish(&order, 0, 1, ReturnReason::Unwanted),
+        wish(&order, 1, 1, ReturnReason::Unwanted),
+    ];
     let approved = request(&bench, &order, wishes).await?;
     assert_eq!(approved.quote.total, 2_000, "everything and its shipping");
     let received = receive(&bench, &approved, vec![(order.lines[1], Disposition::Damaged)]).await?;
-    let refund = bench.get(received.refund_id.expect("something came back")).await?;
+    let refund = bench
+        .get(received.refund_id.expect("something came back"))
+        .await?;
     assert_eq!(refund.amount, 700, "shipping was promised for the whole alone");
     let event = &bench.heard::<proto::ReturnReceived>(order.order_id).await?[0];
     let dispositions: Vec<_> = event.lines.iter().map(|line| line.disposition.as_str()).collect();
     assert_eq!(dispositions, ["not_returned", "damaged"]);
     // The other line and shipping are free again.
-    let rest = Ask { lines: vec![(order.lines[0], 1)], shipping: true, goodwill: 0 };
+    let rest = Ask {
+        lines: vec![(order.lines[0], 1)],
+        shipping: true,
+        goodwill: 0,
+    };
     assert_eq!(bench.db.run(&bench.ask(&order, rest)).await?.amount, 1_300);
     bench.audit(&order).await
 }
@@ -180,9 +253,20 @@ async fn a_return_that_is_worth_nothing_ends_with_its_goods() -> Result<()> {
     let order = bench.delivered(&[(1, 0, &[]), (1, 900, &[])], &[], &[]).await?;
     let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Unwanted)]).await?;
     let received = receive(&bench, &approved, vec![]).await?;
-    assert_eq!((received.state, received.refund_id), (ReturnState::Completed, None));
+    assert_eq!(
+        (received.state, received.refund_id),
+        (ReturnState::Completed, None)
+    );
     let told = bench.told(order.order_id).await?;
-    assert_eq!(told, ["ReturnRequested", "ReturnApproved", "ReturnReceived", "ReturnCompleted"]);
+    assert_eq!(
+        told,
+        [
+            "ReturnRequested",
+            "ReturnApproved",
+            "ReturnReceived",
+            "ReturnCompleted"
+        ]
+    );
     bench.audit(&order).await
 }
 
@@ -191,7 +275,10 @@ async fn refusals_name_line_and_rule() -> Result<()> {
     let (bench, clock) = Bench::with_fake_clock().await?;
     let order = bench.delivered(&[(2, 1_000, &[])], &[], &[]).await?;
     let ask = |quantity| vec![wish(&order, 0, quantity, ReturnReason::Unwanted)];
-    assert!(matches!(request(&bench, &order, ask(1)).await, Err(Error::PolicyNotFound)));
+    assert!(matches!(
+        request(&bench, &order, ask(1)).await,
+        Err(Error::PolicyNotFound)
+    ));
     bench.publish(policy()).await?;
     request(&bench, &order, ask(1)).await?;
     clock.advance(TimeDelta::days(28));
@@ -207,7 +294,10 @@ async fn refusals_name_line_and_rule() -> Result<()> {
         bench.fold(&[placed, captured]).await?;
         request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Unwanted)]).await
     };
-    assert!(matches!(&unshipped, Err(Error::NotReturnable { codes, .. }) if codes == "NOT_SHIPPED"), "{unshipped:?}");
+    assert!(
+        matches!(&unshipped, Err(Error::NotReturnable { codes, .. }) if codes == "NOT_SHIPPED"),
+        "{unshipped:?}"
+    );
     Ok(())
 }
 
@@ -218,7 +308,11 @@ async fn a_later_policy_changes_nothing_for_earlier_orders() -> Result<()> {
     let early = bench.delivered(&[(1, 1_000, &[])], &[], &[]).await?;
     let first = bench.publish(policy()).await?;
     let now = bench.clock.now();
-    let stricter = Policy { valid_from: now, restocking_fee_ppm: 500_000, ..policy() };
+    let stricter = Policy {
+        valid_from: now,
+        restocking_fee_ppm: 500_000,
+        ..policy()
+    };
     let second = bench.publish(stricter.clone()).await?;
     assert_eq!((first.version, second.version), (1, 2));
     let again = PublishPolicy {
@@ -227,9 +321,15 @@ async fn a_later_policy_changes_nothing_for_earlier_orders() -> Result<()> {
         policy: stricter,
         caller: "owner".to_owned(),
     };
-    assert!(matches!(bench.db.run(&again).await, Err(Error::ValidFromNotLater { version: 2, .. })));
+    assert!(matches!(
+        bench.db.run(&again).await,
+        Err(Error::ValidFromNotLater { version: 2, .. })
+    ));
     let approved = request(&bench, &early, vec![wish(&early, 0, 1, ReturnReason::Unwanted)]).await?;
-    assert_eq!((approved.quote.policy_version, approved.quote.lines[0].fee), (1, 100));
+    assert_eq!(
+        (approved.quote.policy_version, approved.quote.lines[0].fee),
+        (1, 100)
+    );
     // A policy that is published later but begins before the placement no longer reaches an order that has its own.
     let frozen: Option<i32> = sqlx::query_scalar("SELECT policy_version FROM orders WHERE order_id = $1")
         .bind(early.order_id.uuid())
@@ -242,11 +342,18 @@ async fn a_later_policy_changes_nothing_for_earlier_orders() -> Result<()> {
 #[tokio::test]
 async fn above_the_limit_a_second_person_is_wanted() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.publish(Policy { second_approval_above: [("EUR".to_owned(), 900)].into(), ..policy() }).await?;
+    bench
+        .publish(Policy {
+            second_approval_above: [("EUR".to_owned(), 900)].into(),
+            ..policy()
+        })
+        .await?;
     let order = bench.delivered(&[(2, 2_000, &[])], &[], &[]).await?;
     let refund = bench.refund_units(&order, 0, 1).await?;
     assert_eq!(refund.state, RefundState::PendingApproval);
-    let jobs: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs").fetch_one(bench.db.pool()).await?;
+    let jobs: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs")
+        .fetch_one(bench.db.pool())
+        .await?;
     assert_eq!(jobs, 0, "nothing is sent yet");
     // Even a stray worker would not send it.
     bench.submit(&refund, 0).await?;
@@ -258,10 +365,19 @@ async fn above_the_limit_a_second_person_is_wanted() -> Result<()> {
         refund_id: refund.refund_id,
         caller: caller.to_owned(),
     };
-    assert!(matches!(bench.db.run(&approve("clerk")).await, Err(Error::SamePerson(_))));
+    assert!(matches!(
+        bench.db.run(&approve("clerk")).await,
+        Err(Error::SamePerson(_))
+    ));
     let approved = bench.db.run(&approve("manager")).await?;
-    assert_eq!((approved.state, approved.approved_by.as_deref()), (RefundState::Pending, Some("manager")));
-    assert!(matches!(bench.db.run(&approve("manager")).await, Err(Error::IllegalTransition(_))));
+    assert_eq!(
+        (approved.state, approved.approved_by.as_deref()),
+        (RefundState::Pending, Some("manager"))
+    );
+    assert!(matches!(
+        bench.db.run(&approve("manager")).await,
+        Err(Error::IllegalTransition(_))
+    ));
     bench.submit(&refund, 0).await?;
     assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
     bench.audit(&order).await
@@ -271,17 +387,27 @@ async fn above_the_limit_a_second_person_is_wanted() -> Result<()> {
 #[tokio::test]
 async fn goods_stay_returned_while_their_money_is_stuck() -> Result<()> {
     let bench = Bench::start().await?;
-    bench.publish(Policy { restocking_fee_ppm: 0, ..policy() }).await?;
+    bench
+        .publish(Policy {
+            restocking_fee_ppm: 0,
+            ..policy()
+        })
+        .await?;
     let order = bench.delivered(&[(2, 1_000, &[])], &[], &[]).await?;
     let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Late)]).await?;
     let received = receive(&bench, &approved, vec![]).await?;
     let refund = bench.get(received.refund_id.expect("the goods are back")).await?;
-    let declined = waybill_payments::sandbox::Fault::Failed { failure_reason: "declined".to_owned() };
+    let declined = waybill_payments::sandbox::Fault::Failed {
+        failure_reason: "declined".to_owned(),
+    };
     bench.sandbox.inject(declined);
     bench.submit(&refund, 0).await?;
     assert_eq!(reread(&bench, &received).await?.state, ReturnState::Received);
     let twice = request(&bench, &order, vec![wish(&order, 0, 2, ReturnReason::Late)]).await;
-    assert!(matches!(&twice, Err(Error::NotReturnable { codes, .. }) if codes.contains("QUANTITY")), "{twice:?}");
+    assert!(
+        matches!(&twice, Err(Error::NotReturnable { codes, .. }) if codes.contains("QUANTITY")),
+        "{twice:?}"
+    );
     let retry = waybill_refund::app::retry_leg::RetryLeg {
         core: &bench.core,
         tenant: bench.tenant,

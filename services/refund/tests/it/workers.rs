@@ -44,7 +44,10 @@ impl PaymentProvider for Meddler {
         self.inner.smallest_step(currency)
     }
 
-    fn refund<'a>(&'a self, request: &'a RefundRequest) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
+    fn refund<'a>(
+        &'a self,
+        request: &'a RefundRequest,
+    ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
         async move {
             if self.before {
                 std::future::pending::<()>().await;
@@ -74,14 +77,20 @@ fn webhook(bench: &Bench, refund: &Refund, id: &str, outcome: Outcome) -> ApplyW
     // The use case of RecordProviderRefund, as the edge calls it.
     ApplyWord {
         core: Box::leak(Box::new(bench.core.clone())),
-        about: About::Told { tenant: bench.tenant, provider: "sandbox".to_owned(), leg_id: Some(only_leg(refund)) },
+        about: About::Told {
+            tenant: bench.tenant,
+            provider: "sandbox".to_owned(),
+            leg_id: Some(only_leg(refund)),
+        },
         provider_refund_id: id.to_owned(),
         outcome,
     }
 }
 
 fn failed() -> Outcome {
-    Outcome::Failed { reason: "declined".to_owned() }
+    Outcome::Failed {
+        reason: "declined".to_owned(),
+    }
 }
 
 /// One refund at the provider, all of it paid, and everything else says so too.
@@ -89,14 +98,21 @@ async fn paid_once(bench: &Bench, order: &Placed, refund: &Refund) -> Result<()>
     let now = bench.get(refund.refund_id).await?;
     assert_eq!(now.state, RefundState::Succeeded);
     let ledger = bench.sandbox.ledger();
-    let of: Vec<_> = ledger.iter().filter(|entry| entry.payment_intent == order.payments[0].1).collect();
+    let of: Vec<_> = ledger
+        .iter()
+        .filter(|entry| entry.payment_intent == order.payments[0].1)
+        .collect();
     assert_eq!(of.len(), 1, "the provider paid once: {of:?}");
     assert_eq!(of[0].amount, refund.amount);
     assert_eq!(now.legs[0].provider_refund_id.as_deref(), Some(of[0].id.as_str()));
     let succeeded = bench.heard::<proto::RefundSucceeded>(order.order_id).await?;
     assert_eq!(succeeded.len(), 1, "success is told once");
     assert_eq!(succeeded[0].amount_minor, refund.amount);
-    assert_eq!(bench.heard::<proto::RefundStarted>(order.order_id).await?.len(), 1, "and so is the start");
+    assert_eq!(
+        bench.heard::<proto::RefundStarted>(order.order_id).await?.len(),
+        1,
+        "and so is the start"
+    );
     bench.audit(order).await
 }
 
@@ -111,10 +127,16 @@ async fn a_refund_goes_its_way() -> Result<()> {
     let told = bench.told(order.order_id).await?;
     assert_eq!(told, ["RefundCreated", "RefundStarted", "RefundSucceeded"]);
     let success = &bench.heard::<proto::RefundSucceeded>(order.order_id).await?[0];
-    assert_eq!((success.tax_minor, success.order_refunded_minor), (refund.tax, refund.amount));
+    assert_eq!(
+        (success.tax_minor, success.order_refunded_minor),
+        (refund.tax, refund.amount)
+    );
     let now = bench.get(refund.refund_id).await?;
     let expected = now.expected_at.expect("it was started") - now.started_at.expect("it was started");
-    assert!(expected >= TimeDelta::days(7), "five business days are at least a week: {expected}");
+    assert!(
+        expected >= TimeDelta::days(7),
+        "five business days are at least a week: {expected}"
+    );
     assert_eq!(now.legs[0].calls, 1);
     // Running the job again is harmless.
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
@@ -133,7 +155,11 @@ async fn a_webhook_may_come_before_the_answer() -> Result<()> {
         after: Box::new(move |answer| {
             let (db, core) = (db.clone(), core.clone());
             async move {
-                let about = About::Told { tenant, provider: "sandbox".to_owned(), leg_id: Some(leg_id) };
+                let about = About::Told {
+                    tenant,
+                    provider: "sandbox".to_owned(),
+                    leg_id: Some(leg_id),
+                };
                 let word = ApplyWord {
                     core: &core,
                     about,
@@ -141,7 +167,11 @@ async fn a_webhook_may_come_before_the_answer() -> Result<()> {
                     outcome: Outcome::Succeeded,
                 };
                 let heard = db.run(&word).await.expect("the webhook is applied");
-                assert_eq!(heard.state, RefundState::Succeeded, "the webhook is believed before the answer");
+                assert_eq!(
+                    heard.state,
+                    RefundState::Succeeded,
+                    "the webhook is believed before the answer"
+                );
             }
             .boxed()
         }),
@@ -157,7 +187,12 @@ async fn a_webhook_may_come_after_the_answer_and_again() -> Result<()> {
     let (order, refund) = one(&bench).await?;
     bench.submit(&refund, 0).await?;
     let id = bench.sandbox.ledger()[0].id.clone();
-    for outcome in [Outcome::Pending, Outcome::Succeeded, Outcome::Succeeded, Outcome::Pending] {
+    for outcome in [
+        Outcome::Pending,
+        Outcome::Succeeded,
+        Outcome::Succeeded,
+        Outcome::Pending,
+    ] {
         let version = bench.get(refund.refund_id).await?.version;
         let heard = bench.db.run(&webhook(&bench, &refund, &id, outcome)).await?;
         assert_eq!(heard.version, version, "nothing changed");
@@ -169,18 +204,28 @@ async fn a_webhook_may_come_after_the_answer_and_again() -> Result<()> {
 async fn a_webhook_without_a_leg_finds_it_by_the_providers_id() -> Result<()> {
     let bench = Bench::start().await?;
     let (order, refund) = one(&bench).await?;
-    bench.sandbox.inject(Fault::Pending { settle_after_ms: None, failure_reason: None });
+    bench.sandbox.inject(Fault::Pending {
+        settle_after_ms: None,
+        failure_reason: None,
+    });
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Pending);
     assert_eq!(bench.state(&refund).await?, RefundState::Submitted);
     let id = bench.sandbox.ledger()[0].id.clone();
     bench.sandbox.settle(&id, None);
     let mut word = webhook(&bench, &refund, &id, Outcome::Succeeded);
-    word.about = About::Told { tenant: bench.tenant, provider: "sandbox".to_owned(), leg_id: None };
+    word.about = About::Told {
+        tenant: bench.tenant,
+        provider: "sandbox".to_owned(),
+        leg_id: None,
+    };
     bench.db.run(&word).await?;
     paid_once(&bench, &order, &refund).await?;
 
     word.provider_refund_id = "re_of_somebody_else".to_owned();
-    assert!(matches!(bench.db.run(&word).await, Err(Error::LegNotFound { .. })));
+    assert!(matches!(
+        bench.db.run(&word).await,
+        Err(Error::LegNotFound { .. })
+    ));
     Ok(())
 }
 
@@ -190,16 +235,25 @@ async fn a_time_out_after_the_effect_is_unknown_until_it_is_looked_up() -> Resul
     let (order, refund) = one(&bench).await?;
     bench.sandbox.inject(Fault::TimeoutAfter);
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Unknown);
-    assert_eq!(bench.state(&refund).await?, RefundState::Unknown, "R-3: a time-out settles nothing");
-    let job: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = 'refund.resolve' AND state = 'waiting'")
-        .fetch_one(bench.db.pool())
-        .await?;
+    assert_eq!(
+        bench.state(&refund).await?,
+        RefundState::Unknown,
+        "R-3: a time-out settles nothing"
+    );
+    let job: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = 'refund.resolve' AND state = 'waiting'")
+            .fetch_one(bench.db.pool())
+            .await?;
     assert_eq!(job, 1, "a lookup is due");
     bench.audit(&order).await?;
     // The resolve job does what submit does: it finds the leg called before, and asks.
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
     paid_once(&bench, &order, &refund).await?;
-    assert_eq!(bench.get(refund.refund_id).await?.legs[0].calls, 1, "it was never called a second time");
+    assert_eq!(
+        bench.get(refund.refund_id).await?.legs[0].calls,
+        1,
+        "it was never called a second time"
+    );
     Ok(())
 }
 
@@ -215,7 +269,9 @@ async fn every_fault_ends_with_one_payment() -> Result<()> {
         Fault::CutAfter,
         Fault::ErrorBefore,
         Fault::ErrorAfter,
-        Fault::RateLimited { retry_after_seconds: 1 },
+        Fault::RateLimited {
+            retry_after_seconds: 1,
+        },
     ] {
         let (order, refund) = one(&bench).await?;
         bench.sandbox.inject(fault.clone());
@@ -233,7 +289,11 @@ async fn every_fault_ends_with_one_payment() -> Result<()> {
                     }
                 }
                 Err(Trouble::NotNow { .. }) => {
-                    assert_eq!(bench.state(&refund).await?, RefundState::Submitted, "it is not given up");
+                    assert_eq!(
+                        bench.state(&refund).await?,
+                        RefundState::Submitted,
+                        "it is not given up"
+                    );
                 }
                 other => panic!("{fault:?}: {other:?}"),
             }
@@ -280,11 +340,18 @@ async fn a_worker_may_die_at_any_step() -> Result<()> {
         survived = Mortal { inner: work, polls }.await.is_some();
         paid_when_dead += usize::from(bench.sandbox.paid_out(&order.payments[0].1) > 0);
         // Whoever takes over must reach the end, however far the dead one got.
-        assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled, "after {polls} polls");
+        assert_eq!(
+            bench.submit(&refund, 0).await?,
+            Progress::Settled,
+            "after {polls} polls"
+        );
         paid_once(&bench, &order, &refund).await?;
     }
     assert!(polls > 10 * STRIDE, "there were steps to die at: {polls}");
-    assert!(paid_when_dead > 1, "some died after the payment and before the end");
+    assert!(
+        paid_when_dead > 1,
+        "some died after the payment and before the end"
+    );
     Ok(())
 }
 
@@ -304,8 +371,15 @@ async fn a_worker_may_die_around_the_call() -> Result<()> {
         let dead = tokio::time::timeout(Duration::from_millis(300), cashier.submit(leg_id, 1, soon())).await;
         assert!(dead.is_err(), "it hangs at the call until it is dropped");
         let now = bench.get(refund.refund_id).await?;
-        assert_eq!((now.state, now.legs[0].calls), (RefundState::Submitted, 1), "R-2: the intent is committed");
-        assert_eq!(bench.sandbox.paid_out(&order.payments[0].1), if before { 0 } else { refund.amount });
+        assert_eq!(
+            (now.state, now.legs[0].calls),
+            (RefundState::Submitted, 1),
+            "R-2: the intent is committed"
+        );
+        assert_eq!(
+            bench.sandbox.paid_out(&order.payments[0].1),
+            if before { 0 } else { refund.amount }
+        );
         assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
         paid_once(&bench, &order, &refund).await?;
     }
@@ -331,7 +405,9 @@ async fn two_workers_on_one_attempt_pay_once() -> Result<()> {
 async fn a_refused_leg_is_free_again_and_retried_under_a_new_key() -> Result<()> {
     let bench = Bench::start().await?;
     let (order, refund) = one(&bench).await?;
-    bench.sandbox.inject(Fault::Failed { failure_reason: "expired_or_canceled_card".to_owned() });
+    bench.sandbox.inject(Fault::Failed {
+        failure_reason: "expired_or_canceled_card".to_owned(),
+    });
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
     let now = bench.get(refund.refund_id).await?;
     assert_eq!((now.state, now.holds), (RefundState::Failed, false));
@@ -347,14 +423,27 @@ async fn a_refused_leg_is_free_again_and_retried_under_a_new_key() -> Result<()>
         leg_id: only_leg(&refund),
     };
     let again = bench.db.run(&retry).await?;
-    assert_eq!((again.state, again.legs[0].attempt, again.holds), (RefundState::Pending, 2, true));
-    assert!(matches!(bench.db.run(&retry).await, Err(Error::IllegalTransition(_))), "only a failed leg is retried");
+    assert_eq!(
+        (again.state, again.legs[0].attempt, again.holds),
+        (RefundState::Pending, 2, true)
+    );
+    assert!(
+        matches!(bench.db.run(&retry).await, Err(Error::IllegalTransition(_))),
+        "only a failed leg is retried"
+    );
     // A late word about the first attempt does not touch the second.
     let first = bench.sandbox.ledger()[0].id.clone();
     let heard = bench.db.run(&webhook(&bench, &refund, &first, failed())).await?;
     assert_eq!(heard.state, RefundState::Pending);
-    let heard = bench.db.run(&webhook(&bench, &refund, &first, Outcome::Succeeded)).await?;
-    assert_eq!(heard.state, RefundState::Pending, "the provider's no to it was final");
+    let heard = bench
+        .db
+        .run(&webhook(&bench, &refund, &first, Outcome::Succeeded))
+        .await?;
+    assert_eq!(
+        heard.state,
+        RefundState::Pending,
+        "the provider's no to it was final"
+    );
 
     assert_eq!(bench.submit(&again, 0).await?, Progress::Settled);
     let ledger = bench.sandbox.ledger();
@@ -371,7 +460,10 @@ async fn money_that_comes_back_from_the_bank_is_payable_again() -> Result<()> {
     let (order, refund) = one(&bench).await?;
     bench.submit(&refund, 0).await?;
     let id = bench.sandbox.ledger()[0].id.clone();
-    let bounced = bench.sandbox.settle(&id, Some("insufficient_funds")).map(|entry| entry.status);
+    let bounced = bench
+        .sandbox
+        .settle(&id, Some("insufficient_funds"))
+        .map(|entry| entry.status);
     assert_eq!(bounced, Some(Status::Failed));
     let heard = bench.db.run(&webhook(&bench, &refund, &id, failed())).await?;
     assert_eq!(heard.state, RefundState::Failed);
@@ -386,7 +478,10 @@ async fn money_that_comes_back_from_the_bank_is_payable_again() -> Result<()> {
         refund_id: refund.refund_id,
         leg_id: only_leg(&refund),
     };
-    assert!(matches!(bench.db.run(&retry).await, Err(Error::ExceedsRefundable { .. })));
+    assert!(matches!(
+        bench.db.run(&retry).await,
+        Err(Error::ExceedsRefundable { .. })
+    ));
     bench.submit(&other, 0).await?;
     bench.audit(&order).await?;
     assert_eq!(bench.sandbox.paid_out(&order.payments[0].1), order.total);
@@ -400,17 +495,31 @@ async fn a_success_against_what_we_hold_is_listed_and_not_paid_again() -> Result
     bench.submit(&refund, 0).await?;
     // The same leg, paid a second time under another id: a provider without keys, or a mistake by hand.
     for _ in 0..2 {
-        let heard = bench.db.run(&webhook(&bench, &refund, "re_twin", Outcome::Succeeded)).await?;
+        let heard = bench
+            .db
+            .run(&webhook(&bench, &refund, "re_twin", Outcome::Succeeded))
+            .await?;
         assert_eq!(heard.state, RefundState::Succeeded);
     }
     let listed: Vec<(String, i64)> = sqlx::query_as("SELECT provider_refund_id, amount FROM breaches")
         .fetch_all(bench.db.pool())
         .await?;
-    assert_eq!(listed, [("re_twin".to_owned(), refund.amount)], "heard twice, listed once");
+    assert_eq!(
+        listed,
+        [("re_twin".to_owned(), refund.amount)],
+        "heard twice, listed once"
+    );
     let refused = bench.refund_units(&order, 0, 1).await;
-    assert!(matches!(refused, Err(Error::ExceedsRefundable { .. })), "R-1: what left cannot leave again: {refused:?}");
+    assert!(
+        matches!(refused, Err(Error::ExceedsRefundable { .. })),
+        "R-1: what left cannot leave again: {refused:?}"
+    );
     let accounts = bench.accounts(order.order_id).await?;
-    assert_eq!(accounts.get("receivable"), Some(&refund.amount), "the customer owes it");
+    assert_eq!(
+        accounts.get("receivable"),
+        Some(&refund.amount),
+        "the customer owes it"
+    );
     assert_eq!(accounts.values().sum::<i64>(), 0);
     Ok(())
 }
@@ -426,9 +535,21 @@ async fn a_payment_without_an_adapter_is_carried_out_by_a_person() -> Result<()>
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Manual);
     let waiting = bench.get(refund.refund_id).await?;
     assert_eq!(waiting.state, RefundState::Submitted);
-    let id = waiting.legs[0].provider_refund_id.clone().expect("the manual provider names it");
-    let about = About::Told { tenant: bench.tenant, provider: "manual".to_owned(), leg_id: Some(only_leg(&refund)) };
-    let word = ApplyWord { core: &bench.core, about, provider_refund_id: id, outcome: Outcome::Succeeded };
+    let id = waiting.legs[0]
+        .provider_refund_id
+        .clone()
+        .expect("the manual provider names it");
+    let about = About::Told {
+        tenant: bench.tenant,
+        provider: "manual".to_owned(),
+        leg_id: Some(only_leg(&refund)),
+    };
+    let word = ApplyWord {
+        core: &bench.core,
+        about,
+        provider_refund_id: id,
+        outcome: Outcome::Succeeded,
+    };
     assert_eq!(bench.db.run(&word).await?.state, RefundState::Succeeded);
     bench.audit(&order).await
 }
@@ -438,13 +559,29 @@ async fn a_refund_over_two_payments_has_two_legs_with_lives_of_their_own() -> Re
     let bench = Bench::start().await?;
     let order = bench.delivered(&[(2, 1_000, &[])], &[], &[300]).await?;
     let refund = bench.refund_units(&order, 0, 2).await?;
-    assert_eq!(refund.legs.iter().map(|leg| leg.amount).collect::<Vec<_>>(), [300, 700]);
-    bench.sandbox.inject_for(&order.payments[1].1, Fault::Failed { failure_reason: "declined".to_owned() }, 1);
+    assert_eq!(
+        refund.legs.iter().map(|leg| leg.amount).collect::<Vec<_>>(),
+        [300, 700]
+    );
+    bench.sandbox.inject_for(
+        &order.payments[1].1,
+        Fault::Failed {
+            failure_reason: "declined".to_owned(),
+        },
+        1,
+    );
     bench.submit(&refund, 0).await?;
     bench.submit(&refund, 1).await?;
     let now = bench.get(refund.refund_id).await?;
-    assert_eq!((now.state, now.holds), (RefundState::Failed, true), "half of it is paid: its units stay taken");
-    assert!(matches!(bench.refund_units(&order, 0, 1).await, Err(Error::UnitsNotFree { .. })));
+    assert_eq!(
+        (now.state, now.holds),
+        (RefundState::Failed, true),
+        "half of it is paid: its units stay taken"
+    );
+    assert!(matches!(
+        bench.refund_units(&order, 0, 1).await,
+        Err(Error::UnitsNotFree { .. })
+    ));
     bench.audit(&order).await?;
     let retry = RetryLeg {
         core: &bench.core,
@@ -456,6 +593,9 @@ async fn a_refund_over_two_payments_has_two_legs_with_lives_of_their_own() -> Re
     bench.submit(&again, 1).await?;
     assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
     let succeeded = bench.heard::<proto::RefundSucceeded>(order.order_id).await?;
-    assert!(matches!(&succeeded[..], [told] if told.amount_minor == 1_000), "{succeeded:?}");
+    assert!(
+        matches!(&succeeded[..], [told] if told.amount_minor == 1_000),
+        "{succeeded:?}"
+    );
     bench.audit(&order).await
 }
