@@ -243,3 +243,34 @@ fn parse(field: &str, text: &str) -> Result<Uuid, FoldError> {
     text.parse()
         .map_err(|_| FoldError::poison(format!("{field}: {text:?} is not an id")))
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Name as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_handled_has_its_name_in_the_contracts() {
+        let mut contract = [
+            order::OrderPlaced::full_name(),
+            order::OrderCancelled::full_name(),
+            fulfillment::ShipmentShipped::full_name(),
+            fulfillment::ShipmentStatusChanged::full_name(),
+            fulfillment::ShipmentDelivered::full_name(),
+            refund::ReturnRequested::full_name(),
+            refund::ReturnApproved::full_name(),
+            refund::ReturnDeclined::full_name(),
+            refund::ReturnReceived::full_name(),
+            refund::ReturnCompleted::full_name(),
+            refund::RefundCreated::full_name(),
+            refund::RefundStarted::full_name(),
+            refund::RefundSucceeded::full_name(),
+            refund::RefundFailed::full_name(),
+        ];
+        let mut handled = HANDLED;
+        contract.sort();
+        handled.sort_unstable();
+        assert_eq!(contract.as_slice(), handled.as_slice());
+    }
+}

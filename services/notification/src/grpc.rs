@@ -67,13 +67,14 @@ impl NotificationService for Grpc {
         let request = request.into_inner();
         let mut violations = Violations::default();
         let tenant = convert::tenant(&request.merchant_id, &request.store_id, &mut violations);
-        if request.brand.is_none() {
-            violations.push("brand", "is required");
-        }
-        let brand = match from_proto(request.brand.unwrap_or_default()).check() {
-            Ok(brand) => Some(brand),
-            Err(faults) => {
+        let brand = match request.brand.map(|brand| from_proto(brand).check()) {
+            Some(Ok(brand)) => Some(brand),
+            Some(Err(faults)) => {
                 violations.absorb("", faults);
+                None
+            }
+            None => {
+                violations.push("brand", "is required");
                 None
             }
         };

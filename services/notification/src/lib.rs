@@ -42,7 +42,7 @@ use waybill_runtime::config::ConfigError;
 use waybill_runtime::tasks::{GroupError, TaskGroup};
 use waybill_store::jobs::{JobOptions, JobRunner};
 use waybill_store::migrate::{MigrationError, migrate};
-use waybill_store::{Db, DbOptions};
+use waybill_store::{Db, DbOptions, MaintenanceOptions, maintain};
 
 pub use crate::config::Config;
 use crate::consumers::{Messages, SOURCES};
@@ -199,7 +199,8 @@ impl App {
         };
         let sender = JobRunner::new(self.db.clone(), self.sender, options);
         behind.spawn("sender", sender.run(behind.token()));
-        behind.spawn("prune", workers::prune(self.db.clone(), behind.token()));
+        let maintenance = maintain(self.db.clone(), MaintenanceOptions::default(), behind.token());
+        behind.spawn("maintenance", maintenance);
 
         let stop = shutdown.child_token();
         let failing = async {

@@ -133,14 +133,15 @@ pub async fn known_orders(conn: &mut PgConnection, orders: &[Uuid]) -> Result<Ve
     )
 }
 
-/// Writes orders that were placed: (order, merchant, store).
+/// Writes orders that were placed: (order, merchant, store). One that is known stays as it is.
 pub async fn place(conn: &mut PgConnection, orders: &[(Uuid, Uuid, Uuid)]) -> Result<(), StoreError> {
     if orders.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "INSERT INTO orders (order_id, merchant_id, store_id)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[])",
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[])
+         ON CONFLICT (order_id) DO NOTHING",
     )
     .bind(column(orders, |(order, _, _)| *order))
     .bind(column(orders, |(_, merchant, _)| *merchant))

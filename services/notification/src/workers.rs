@@ -1,17 +1,14 @@
 //! Sending: one job a message. Decides nothing by itself: [`Turn`] says whether a message goes out, the mail server
 //! whether it was taken.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use waybill_events::Log;
 use waybill_kernel::time;
 use waybill_store::Db;
-use waybill_store::jobs::{self, Done, Job, JobError, JobHandler};
+use waybill_store::jobs::{Done, Job, JobError, JobHandler};
 
 use crate::app::delivery::{Begin, Finish, Suspend, WaitForBrand};
 use crate::app::{SEND, SendPayload};
@@ -192,36 +189,5 @@ fn retry(error: Error) -> JobError {
     match error {
         Error::Store(error) => error.into(),
         other => JobError::retry(other.to_string()),
-    }
-}
-
-/// How often old jobs are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
-/// Jobs removed in one transaction.
-const PRUNE_ROWS: u64 = 1000;
-
-/// Forgets finished jobs that are old enough, every hour, until it is stopped. The decisions stay.
-///
-/// # Errors
-///
-/// None: what the database refuses is tried again an hour later.
-pub async fn prune(db: Db, shutdown: CancellationToken) -> Result<(), Infallible> {
-    let mut ticks = tokio::time::interval(PRUNE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        loop {
-            match jobs::prune(&db, jobs::KEEP_DONE, PRUNE_ROWS.cast_signed()).await {
-                Ok(PRUNE_ROWS) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "old jobs could not be removed; trying again in an hour");
-                    break;
-                }
-            }
-        }
     }
 }
