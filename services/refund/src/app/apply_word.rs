@@ -168,6 +168,16 @@ async fn save(
         store::calls::list_breach(tx.conn(), book.order_id, word.attempt, breach, now).await?;
         return Ok(());
     }
+    if let Some(leg) = refund.leg(word.leg_id) {
+        tracing::info!(
+            leg.id = %leg.leg_id,
+            refund.id = %refund.refund_id,
+            order.id = %book.order_id,
+            provider = leg.provider,
+            state = leg.state.as_str(),
+            "a provider's word was applied"
+        );
+    }
     refund.version = store::refunds::update(tx.conn(), refund, now).await?;
     let mut aftermath = Aftermath::default();
     aftermath.tell(&Scene::of(book, refund.version, now), &effect.facts);

@@ -11,11 +11,10 @@ use chrono::TimeDelta;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use waybill_kernel::money::Currency;
-use waybill_payments::sandbox::{Fault, Status};
+use waybill_payments::sandbox::Fault;
 use waybill_payments::{PaymentProvider, ProviderError, ProviderRefund, Providers, RefundRequest};
 use waybill_proto::waybill::refund::v1 as proto;
 use waybill_refund::app::apply_word::{About, ApplyWord};
-use waybill_refund::app::retry_leg::RetryLeg;
 use waybill_refund::domain::refund::{Refund, RefundState};
 use waybill_refund::domain::settle::Outcome;
 use waybill_refund::error::Error;
@@ -67,32 +66,6 @@ impl PaymentProvider for Meddler {
     }
 }
 
-async fn one(bench: &Bench) -> Result<(Placed, Refund)> {
-    let order = bench.delivered(&[(3, 1_000, &[190])], &[], &[]).await?;
-    let refund = bench.refund_units(&order, 0, 2).await?;
-    Ok((order, refund))
-}
-
-fn webhook(bench: &Bench, refund: &Refund, id: &str, outcome: Outcome) -> ApplyWord<'static> {
-    // The use case of RecordProviderRefund, as the edge calls it.
-    ApplyWord {
-        core: Box::leak(Box::new(bench.core.clone())),
-        about: About::Told {
-            tenant: bench.tenant,
-            provider: "sandbox".to_owned(),
-            leg_id: Some(only_leg(refund)),
-        },
-        provider_refund_id: id.to_owned(),
-        outcome,
-    }
-}
-
-fn failed() -> Outcome {
-    Outcome::Failed {
-        reason: "declined".to_owned(),
-    }
-}
-
 /// One refund at the provider, all of it paid, and everything else says so too.
 async fn paid_once(bench: &Bench, order: &Placed, refund: &Refund) -> Result<()> {
     let now = bench.get(refund.refund_id).await?;
@@ -120,7 +93,7 @@ async fn paid_once(bench: &Bench, order: &Placed, refund: &Refund) -> Result<()>
 async fn a_refund_goes_its_way() -> Result<()> {
     let bench = Bench::start().await?;
     bench.publish(crate::bench::policy()).await?;
-    let (order, refund) = one(&bench).await?;
+    let (order, refund) = bench.one().await?;
     assert_eq!(refund.state, RefundState::Pending);
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
     paid_once(&bench, &order, &refund).await?;
@@ -146,7 +119,7 @@ async fn a_refund_goes_its_way() -> Result<()> {
 #[tokio::test]
 async fn a_webhook_may_come_before_the_answer() -> Result<()> {
     let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
+    let (order, refund) = bench.one().await?;
     let (db, tenant, core) = (bench.db.clone(), bench.tenant, bench.core.clone());
     let leg_id = only_leg(&refund);
     let meddler = Meddler {
@@ -184,7 +157,7 @@ async fn a_webhook_may_come_before_the_answer() -> Result<()> {
 #[tokio::test]
 async fn a_webhook_may_come_after_the_answer_and_again() -> Result<()> {
     let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
+    let (order, refund) = bench.one().await?;
     bench.submit(&refund, 0).await?;
     let id = bench.sandbox.ledger()[0].id.clone();
     for outcome in [
@@ -194,7 +167,7 @@ async fn a_webhook_may_come_after_the_answer_and_again() -> Result<()> {
         Outcome::Pending,
     ] {
         let version = bench.get(refund.refund_id).await?.version;
-        let heard = bench.db.run(&webhook(&bench, &refund, &id, outcome)).await?;
+        let heard = bench.db.run(&bench.webhook(&refund, &id, outcome)).await?;
         assert_eq!(heard.version, version, "nothing changed");
     }
     paid_once(&bench, &order, &refund).await
@@ -203,7 +176,7 @@ async fn a_webhook_may_come_after_the_answer_and_again() -> Result<()> {
 #[tokio::test]
 async fn a_webhook_without_a_leg_finds_it_by_the_providers_id() -> Result<()> {
     let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
+    let (order, refund) = bench.one().await?;
     bench.sandbox.inject(Fault::Pending {
         settle_after_ms: None,
         failure_reason: None,
@@ -212,7 +185,7 @@ async fn a_webhook_without_a_leg_finds_it_by_the_providers_id() -> Result<()> {
     assert_eq!(bench.state(&refund).await?, RefundState::Submitted);
     let id = bench.sandbox.ledger()[0].id.clone();
     bench.sandbox.settle(&id, None);
-    let mut word = webhook(&bench, &refund, &id, Outcome::Succeeded);
+    let mut word = bench.webhook(&refund, &id, Outcome::Succeeded);
     word.about = About::Told {
         tenant: bench.tenant,
         provider: "sandbox".to_owned(),
@@ -232,7 +205,7 @@ async fn a_webhook_without_a_leg_finds_it_by_the_providers_id() -> Result<()> {
 #[tokio::test]
 async fn a_time_out_after_the_effect_is_unknown_until_it_is_looked_up() -> Result<()> {
     let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
+    let (order, refund) = bench.one().await?;
     bench.sandbox.inject(Fault::TimeoutAfter);
     assert_eq!(bench.submit(&refund, 0).await?, Progress::Unknown);
     assert_eq!(
@@ -273,7 +246,7 @@ async fn every_fault_ends_with_one_payment() -> Result<()> {
             retry_after_seconds: 1,
         },
     ] {
-        let (order, refund) = one(&bench).await?;
+        let (order, refund) = bench.one().await?;
         bench.sandbox.inject(fault.clone());
         let mut tries = 0;
         loop {
@@ -323,7 +296,7 @@ impl<F: Future> Future for Mortal<F> {
 
 /// Kills the worker early, a little later, and so on until it gets through; each time another one takes over. Its wire to the database is slow, so that every round trip is a place to die at.
 /// A step has several polls: connection, statement, and the pieces of its answer.
-const STRIDE: usize = 64;
+const STRIDE: usize = 96;
 
 #[tokio::test]
 async fn a_worker_may_die_at_any_step() -> Result<()> {
@@ -334,7 +307,7 @@ async fn a_worker_may_die_at_any_step() -> Result<()> {
     while !survived {
         polls += STRIDE;
         assert!(polls < 10_000, "the worker never gets through");
-        let (order, refund) = one(&bench).await?;
+        let (order, refund) = bench.one().await?;
         let doomed = bench.cashier_over(&url).await?;
         let work = Box::pin(doomed.submit(only_leg(&refund), 1, soon()));
         survived = Mortal { inner: work, polls }.await.is_some();
@@ -360,7 +333,7 @@ async fn a_worker_may_die_at_any_step() -> Result<()> {
 async fn a_worker_may_die_around_the_call() -> Result<()> {
     let bench = Bench::start().await?;
     for before in [true, false] {
-        let (order, refund) = one(&bench).await?;
+        let (order, refund) = bench.one().await?;
         let leg_id = only_leg(&refund);
         let meddler = Meddler {
             inner: bench.providers.get("sandbox").expect("it is configured"),
@@ -391,7 +364,7 @@ async fn a_worker_may_die_around_the_call() -> Result<()> {
 async fn two_workers_on_one_attempt_pay_once() -> Result<()> {
     let bench = Bench::start().await?;
     for _ in 0..10 {
-        let (order, refund) = one(&bench).await?;
+        let (order, refund) = bench.one().await?;
         let (left, right) = tokio::join!(bench.submit(&refund, 0), bench.submit(&refund, 0));
         for answer in [left, right] {
             assert_eq!(answer?, Progress::Settled);
@@ -399,203 +372,4 @@ async fn two_workers_on_one_attempt_pay_once() -> Result<()> {
         paid_once(&bench, &order, &refund).await?;
     }
     Ok(())
-}
-
-#[tokio::test]
-async fn a_refused_leg_is_free_again_and_retried_under_a_new_key() -> Result<()> {
-    let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
-    bench.sandbox.inject(Fault::Failed {
-        failure_reason: "expired_or_canceled_card".to_owned(),
-    });
-    assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
-    let now = bench.get(refund.refund_id).await?;
-    assert_eq!((now.state, now.holds), (RefundState::Failed, false));
-    assert_eq!(now.legs[0].failure_reason, "expired_or_canceled_card");
-    bench.audit(&order).await?;
-    let told = bench.heard::<proto::RefundFailed>(order.order_id).await?;
-    assert!(matches!(&told[..], [failed] if !failed.was_succeeded && failed.amount_minor == refund.amount));
-
-    let retry = RetryLeg {
-        core: &bench.core,
-        tenant: bench.tenant,
-        refund_id: refund.refund_id,
-        leg_id: only_leg(&refund),
-    };
-    let again = bench.db.run(&retry).await?;
-    assert_eq!(
-        (again.state, again.legs[0].attempt, again.holds),
-        (RefundState::Pending, 2, true)
-    );
-    assert!(
-        matches!(bench.db.run(&retry).await, Err(Error::IllegalTransition(_))),
-        "only a failed leg is retried"
-    );
-    // A late word about the first attempt does not touch the second.
-    let first = bench.sandbox.ledger()[0].id.clone();
-    let heard = bench.db.run(&webhook(&bench, &refund, &first, failed())).await?;
-    assert_eq!(heard.state, RefundState::Pending);
-    let heard = bench
-        .db
-        .run(&webhook(&bench, &refund, &first, Outcome::Succeeded))
-        .await?;
-    assert_eq!(
-        heard.state,
-        RefundState::Pending,
-        "the provider's no to it was final"
-    );
-
-    assert_eq!(bench.submit(&again, 0).await?, Progress::Settled);
-    let ledger = bench.sandbox.ledger();
-    assert_eq!(ledger.len(), 2);
-    assert_ne!(ledger[0].idempotency_key, ledger[1].idempotency_key);
-    assert_eq!(ledger.iter().filter(|entry| entry.is_paid()).count(), 1);
-    assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
-    bench.audit(&order).await
-}
-
-#[tokio::test]
-async fn money_that_comes_back_from_the_bank_is_payable_again() -> Result<()> {
-    let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
-    bench.submit(&refund, 0).await?;
-    let id = bench.sandbox.ledger()[0].id.clone();
-    let bounced = bench
-        .sandbox
-        .settle(&id, Some("insufficient_funds"))
-        .map(|entry| entry.status);
-    assert_eq!(bounced, Some(Status::Failed));
-    let heard = bench.db.run(&webhook(&bench, &refund, &id, failed())).await?;
-    assert_eq!(heard.state, RefundState::Failed);
-    bench.audit(&order).await?;
-    let told = bench.heard::<proto::RefundFailed>(order.order_id).await?;
-    assert!(matches!(&told[..], [failed] if failed.was_succeeded && failed.order_refunded_minor == 0));
-    // The units are free: another refund may take them, and then the first cannot come back.
-    let other = bench.refund_units(&order, 0, 3).await?;
-    let retry = RetryLeg {
-        core: &bench.core,
-        tenant: bench.tenant,
-        refund_id: refund.refund_id,
-        leg_id: only_leg(&refund),
-    };
-    assert!(matches!(
-        bench.db.run(&retry).await,
-        Err(Error::ExceedsRefundable { .. })
-    ));
-    bench.submit(&other, 0).await?;
-    bench.audit(&order).await?;
-    assert_eq!(bench.sandbox.paid_out(&order.payments[0].1), order.total);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_success_against_what_we_hold_is_listed_and_not_paid_again() -> Result<()> {
-    let bench = Bench::start().await?;
-    let (order, refund) = one(&bench).await?;
-    bench.submit(&refund, 0).await?;
-    // The same leg, paid a second time under another id: a provider without keys, or a mistake by hand.
-    for _ in 0..2 {
-        let heard = bench
-            .db
-            .run(&webhook(&bench, &refund, "re_twin", Outcome::Succeeded))
-            .await?;
-        assert_eq!(heard.state, RefundState::Succeeded);
-    }
-    let listed: Vec<(String, i64)> = sqlx::query_as("SELECT provider_refund_id, amount FROM breaches")
-        .fetch_all(bench.db.pool())
-        .await?;
-    assert_eq!(
-        listed,
-        [("re_twin".to_owned(), refund.amount)],
-        "heard twice, listed once"
-    );
-    let refused = bench.refund_units(&order, 0, 1).await;
-    assert!(
-        matches!(refused, Err(Error::ExceedsRefundable { .. })),
-        "R-1: what left cannot leave again: {refused:?}"
-    );
-    let accounts = bench.accounts(order.order_id).await?;
-    assert_eq!(
-        accounts.get("receivable"),
-        Some(&refund.amount),
-        "the customer owes it"
-    );
-    assert_eq!(accounts.values().sum::<i64>(), 0);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_payment_without_an_adapter_is_carried_out_by_a_person() -> Result<()> {
-    let bench = Bench::start().await?;
-    let (mut order, placed) = bench.placed(&[(1, 5_000, &[])], &[]);
-    let captured = bench.capture(&mut order, "cash_on_delivery", 5_000)?;
-    bench.fold(&[placed, captured]).await?;
-    let refund = bench.refund_units(&order, 0, 1).await?;
-    assert_eq!(refund.legs[0].provider, "manual");
-    assert_eq!(bench.submit(&refund, 0).await?, Progress::Manual);
-    let waiting = bench.get(refund.refund_id).await?;
-    assert_eq!(waiting.state, RefundState::Submitted);
-    let id = waiting.legs[0]
-        .provider_refund_id
-        .clone()
-        .expect("the manual provider names it");
-    let about = About::Told {
-        tenant: bench.tenant,
-        provider: "manual".to_owned(),
-        leg_id: Some(only_leg(&refund)),
-    };
-    let word = ApplyWord {
-        core: &bench.core,
-        about,
-        provider_refund_id: id,
-        outcome: Outcome::Succeeded,
-    };
-    assert_eq!(bench.db.run(&word).await?.state, RefundState::Succeeded);
-    bench.audit(&order).await
-}
-
-#[tokio::test]
-async fn a_refund_over_two_payments_has_two_legs_with_lives_of_their_own() -> Result<()> {
-    let bench = Bench::start().await?;
-    let order = bench.delivered(&[(2, 1_000, &[])], &[], &[300]).await?;
-    let refund = bench.refund_units(&order, 0, 2).await?;
-    assert_eq!(
-        refund.legs.iter().map(|leg| leg.amount).collect::<Vec<_>>(),
-        [300, 700]
-    );
-    bench.sandbox.inject_for(
-        &order.payments[1].1,
-        Fault::Failed {
-            failure_reason: "declined".to_owned(),
-        },
-        1,
-    );
-    bench.submit(&refund, 0).await?;
-    bench.submit(&refund, 1).await?;
-    let now = bench.get(refund.refund_id).await?;
-    assert_eq!(
-        (now.state, now.holds),
-        (RefundState::Failed, true),
-        "half of it is paid: its units stay taken"
-    );
-    assert!(matches!(
-        bench.refund_units(&order, 0, 1).await,
-        Err(Error::UnitsNotFree { .. })
-    ));
-    bench.audit(&order).await?;
-    let retry = RetryLeg {
-        core: &bench.core,
-        tenant: bench.tenant,
-        refund_id: refund.refund_id,
-        leg_id: refund.legs[1].leg_id,
-    };
-    let again = bench.db.run(&retry).await?;
-    bench.submit(&again, 1).await?;
-    assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
-    let succeeded = bench.heard::<proto::RefundSucceeded>(order.order_id).await?;
-    assert!(
-        matches!(&succeeded[..], [told] if told.amount_minor == 1_000),
-        "{succeeded:?}"
-    );
-    bench.audit(&order).await
 }
