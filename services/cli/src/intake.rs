@@ -6,9 +6,12 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tonic::Status;
 use waybill_proto::waybill::order::v1::{
     BatchPlaceOrdersRequest, OrderLine, PaymentKind, PlaceOrderResult, RecordPaymentRequest,
 };
+use waybill_rpc::client::{RetryPolicy, with_retry};
+use waybill_rpc::fault;
 
 use crate::import::{Import, ImportedOrder, Rejected};
 use crate::session::Session;
@@ -94,7 +97,7 @@ pub async fn place(
         progress.inc(batch.len() as u64);
     }
     if payments == Payments::Record {
-        taken.payments = record_payments(session, &mut taken.orders).await?;
+        taken.payments = record_payments(session, &mut taken).await?;
     }
     taken.refused.sort_by_key(|refusal| refusal.line);
     Ok(taken)
@@ -106,7 +109,7 @@ async fn place_batch(session: &Session, batch: &[ImportedOrder], taken: &mut Tak
         .map(|imported| BatchPlaceOrdersRequest {
             merchant_id: session.merchant_id.clone(),
             store_id: session.store_id.clone(),
-            request_id: request_id(imported),
+            request_id: request_id("import", &imported.order),
             order: Some(imported.order.clone()),
         })
         .collect();
@@ -147,54 +150,70 @@ async fn place_batch(session: &Session, batch: &[ImportedOrder], taken: &mut Tak
     Ok(())
 }
 
-async fn record_payments(session: &Session, orders: &mut [TakenOrder]) -> anyhow::Result<u64> {
-    let recorded: Vec<(usize, i64)> = stream::iter(orders.iter().enumerate())
-        .filter_map(
-            |(at, order)| async move { order.imported.payment.as_ref().map(|paid| (at, order, paid)) },
-        )
-        .map(|(at, order, paid)| async move {
-            let total = order
-                .imported
-                .order
-                .totals
-                .as_ref()
-                .and_then(|totals| totals.total.clone());
-            let request = RecordPaymentRequest {
-                merchant_id: session.merchant_id.clone(),
-                store_id: session.store_id.clone(),
-                request_id: format!("import-payment-{}", order.order_id),
-                order_id: order.order_id.clone(),
-                kind: PaymentKind::Capture.into(),
-                provider: paid.provider.clone(),
-                provider_payment_id: paid.provider_payment_id.clone(),
-                amount: total,
-                occurred_at: paid.paid_at.map(|time| prost_types::Timestamp {
-                    seconds: time.timestamp(),
-                    nanos: 0,
-                }),
-            };
-            let answer = session.orders()?.record_payment(request).await.with_context(|| {
-                format!(
-                    "the payment of order {} could not be recorded",
-                    order.imported.order.number
-                )
-            })?;
-            anyhow::Ok((at, answer.into_inner().order.map_or(0, |order| order.version)))
+async fn record_payments(session: &Session, taken: &mut Taken) -> anyhow::Result<u64> {
+    let recorded: Vec<(usize, Result<i64, Refusal>)> = stream::iter(taken.orders.iter().enumerate())
+        .filter_map(|(at, order)| async move { capture(session, order).map(|request| (at, order, request)) })
+        .map(|(at, order, request)| async move {
+            let client = session.orders()?;
+            let answer = with_retry(RetryPolicy::default(), || {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.record_payment(request).await }
+            });
+            let version = answer.await.map(|answer| answer.into_inner().order.map_or(0, |order| order.version));
+            anyhow::Ok((at, version.map_err(|status| payment_refused(order, &status))))
         })
         .buffer_unordered(IN_FLIGHT)
         .try_collect()
         .await?;
-    let count = recorded.len() as u64;
-    for (at, version) in recorded {
-        orders[at].version = version;
+    let mut count = 0;
+    for (at, outcome) in recorded {
+        match outcome {
+            Ok(version) => {
+                taken.orders[at].version = version;
+                count += 1;
+            }
+            // The order is taken all the same, and so are the payments of the others.
+            Err(refusal) => taken.refused.push(refusal),
+        }
     }
     Ok(count)
 }
 
-/// The request id of an imported order: the same in every import of the same order.
-fn request_id(imported: &ImportedOrder) -> String {
-    let source = imported.order.source.clone().unwrap_or_default();
-    let digest =
-        waybill_kernel::hash::sha256_hex(format!("{}\n{}", source.system, source.external_id).as_bytes());
-    format!("import-{}", &digest[..32])
+/// The capture that an order came with; none for what costs nothing, which is paid without.
+fn capture(session: &Session, order: &TakenOrder) -> Option<RecordPaymentRequest> {
+    let paid = order.imported.payment.as_ref()?;
+    let totals = order.imported.order.totals.as_ref()?;
+    let amount = totals.total.clone().filter(|total| total.minor_units != 0)?;
+    let mut request = RecordPaymentRequest {
+        merchant_id: session.merchant_id.clone(),
+        store_id: session.store_id.clone(),
+        request_id: String::new(),
+        order_id: order.order_id.clone(),
+        kind: PaymentKind::Capture.into(),
+        provider: paid.provider.clone(),
+        provider_payment_id: paid.provider_payment_id.clone(),
+        amount: Some(amount),
+        occurred_at: paid.paid_at.map(|time| prost_types::Timestamp {
+            seconds: time.timestamp(),
+            nanos: 0,
+        }),
+    };
+    request.request_id = request_id("import-payment", &request);
+    Some(request)
+}
+
+fn payment_refused(order: &TakenOrder, status: &Status) -> Refusal {
+    let reason = fault::reason(status).unwrap_or_else(|| format!("{:?}", status.code()));
+    Refusal {
+        line: order.imported.line,
+        number: order.imported.order.number.clone(),
+        reason: format!("its payment: {reason}: {}", status.message()),
+    }
+}
+
+/// The request id of a message: the same whenever the same is imported again. What has changed in the file since is another
+/// request, and then the order's source says that it is there already.
+fn request_id(prefix: &str, message: &impl prost::Message) -> String {
+    let digest = waybill_kernel::hash::sha256_hex(&message.encode_to_vec());
+    format!("{prefix}-{}", &digest[..32])
 }

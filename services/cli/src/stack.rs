@@ -21,7 +21,7 @@ use waybill_kernel::time::{self, SystemClock};
 use waybill_payments::Providers;
 use waybill_payments::manual::ManualProvider;
 use waybill_payments::sandbox::{Sandbox, SandboxOptions, WebhookEndpoint};
-use waybill_payments::stripe::StripeProvider;
+use waybill_payments::stripe::{StripeConfig, StripeProvider};
 use waybill_rpc::auth::{Claims, Issuer};
 use waybill_runtime::config::Secret;
 use waybill_runtime::service::{AuthConfig, CommonConfig, DatabaseConfig, NatsConfig};
@@ -123,9 +123,13 @@ impl Stack {
 
         let tasks = TaskGroup::new(&CancellationToken::new());
         let clock = options.clock.clone().unwrap_or_else(SystemClock::shared);
-        // The adapter for Stripe, pointed at the sandbox: what runs here is what runs in production.
+        // The adapter for Stripe under its own name, pointed at the sandbox: what runs here is what runs in production.
+        let stripe = StripeConfig {
+            name: "stripe".to_owned(),
+            ..payments.config()
+        };
         let providers = Providers::new()
-            .with(StripeProvider::new(payments.config())?)
+            .with(StripeProvider::new(stripe)?)
             .with(ManualProvider);
         let settings = Settings {
             wiring: &wiring,

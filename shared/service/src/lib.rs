@@ -35,7 +35,7 @@ use waybill_runtime::service::CommonConfig;
 use waybill_runtime::tasks::{GroupError, TaskGroup};
 use waybill_store::jobs::{JobHandler, JobOptions, JobRunner};
 use waybill_store::migrate::{MigrationError, migrate};
-use waybill_store::{ConnectError, Db, DbOptions};
+use waybill_store::{ConnectError, Db, DbOptions, MaintenanceOptions, maintain};
 
 /// Why a service could not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -236,6 +236,8 @@ impl Service {
             start(&tasks);
         }
         tasks.spawn("health", health::report(status, reporter, tasks.token()));
+        let upkeep = maintain(self.db.clone(), MaintenanceOptions::default(), tasks.token());
+        tasks.spawn("upkeep", upkeep);
 
         // A task that fails stops the server, and with it the service.
         let stop = shutdown.child_token();

@@ -30,7 +30,6 @@ pub async fn run(session: &Session, command: ShipmentsCommand, json: bool) -> an
                 carrier,
                 tracking_number,
                 tracking_url,
-                min_order_version: order.version,
                 ..CreateShipmentRequest::default()
             };
             let answer: CreateShipmentResponse = session

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use waybill_events::{Event, Fold as _, FoldError, Log, Projection, Reaction};
 use waybill_fulfillment::consumers::Follow;
-use waybill_fulfillment::{App, Config, Deps, StartError};
+use waybill_fulfillment::{App, Config, Deps};
 use waybill_kernel::id::{MerchantId, OrderId, StoreId};
 use waybill_kernel::time::FakeClock;
 use waybill_proto::waybill::fulfillment::v1 as proto;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
 use waybill_runtime::service::DatabaseConfig;
+use waybill_service::StartError;
 use waybill_store::{Db, DbOptions, RetryClass as _};
 use waybill_testkit::{Auth, TestDb, common_config, database, eventually};
 
