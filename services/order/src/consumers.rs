@@ -345,3 +345,7 @@ fn optional_id(text: &str) -> Result<Option<Uuid>, FoldError> {
         id("id", text).map(Some)
     }
 }
+
+#[cfg(test)]
+#[path = "consumers_tests.rs"]
+mod tests;

@@ -192,3 +192,17 @@ pub(crate) fn paid(about: About, payment: &Payment, captured: Money, traceparent
     };
     Told::new(about, &message, &fact, traceparent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_id_is_read_from_a_traceparent_only() {
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(trace_id(traceparent), "0af7651916cd43dd8448eb211c80319c");
+        for other in ["", "00", "00-short-b7ad6b7169203331-01"] {
+            assert_eq!(trace_id(other), "");
+        }
+    }
+}

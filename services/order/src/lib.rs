@@ -198,8 +198,8 @@ impl App {
                 OrderServiceServer::new(OrderGrpc {
                     orders: orders.clone(),
                 })
-                .max_decoding_message_size(most)
-                .max_encoding_message_size(most),
+                // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.
+                .max_decoding_message_size(most),
                 FILE_DESCRIPTOR_SET,
             )
             .add(backbone.grpc(), FILE_DESCRIPTOR_SET);

@@ -1,7 +1,5 @@
 //! BatchPlaceOrders: one outcome per message, a bad order fails alone, the same thing twice is one effect.
 
-use std::time::Instant;
-
 use anyhow::Result;
 use tonic::Code;
 use waybill_proto::waybill::order::v1 as proto;
@@ -169,12 +167,13 @@ async fn a_refused_twin_does_not_take_the_other_along() -> Result<()> {
 /// More than one transaction holds, of several sizes, in order.
 #[tokio::test]
 async fn a_long_batch_is_placed_in_its_order() -> Result<()> {
-    let service = start_with(|config| config.placing.lines = 300).await;
+    let service = start_with(|config| config.placing.lines = 100).await;
     let shop = service.shop();
-    let orders: Vec<_> = (0..900)
-        .map(|n| {
-            let mut new = order(&format!("{n}"));
-            let lines = [1, 1, 1, 1, 1, 1, 1, 1, 1, 400][n % 10];
+    let orders: Vec<_> = (0..500)
+        .map(|n: usize| {
+            let mut new = order(&n.to_string());
+            // One in fifty has more lines than a transaction takes with others.
+            let lines = if n % 50 == 49 { 150 } else { 1 };
             new.lines = vec![tea(); lines];
             new.totals = Some(proto::OrderTotals {
                 total: eur(1000 * lines as i64),
@@ -183,9 +182,8 @@ async fn a_long_batch_is_placed_in_its_order() -> Result<()> {
             named(&format!("r-{n}"), new)
         })
         .collect();
-    let begun = Instant::now();
     let outcomes = shop.batch(orders).await?;
-    assert_eq!(outcomes.len(), 900);
+    assert_eq!(outcomes.len(), 500);
     for (n, outcome) in outcomes.iter().enumerate() {
         assert_eq!(
             (outcome.index, outcome.result()),
@@ -199,7 +197,6 @@ async fn a_long_batch_is_placed_in_its_order() -> Result<()> {
             "numbers follow the messages"
         );
     }
-    eprintln!("900 orders with 36 810 lines in {:?}", begun.elapsed());
     Ok(())
 }
 

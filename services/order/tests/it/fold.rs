@@ -243,6 +243,43 @@ async fn returns_and_refunds_move_their_facets() -> Result<()> {
     Ok(())
 }
 
+/// What arrives before it is paid is complete with the payment.
+#[tokio::test]
+async fn a_payment_after_the_delivery_completes_the_order() -> Result<()> {
+    let house = House::start().await?;
+    let shop = house.service.shop();
+    let placed = shop.place(order("1")).await;
+    let parcel = ShipmentId::generate();
+    house
+        .fulfillment
+        .tell(&shop, &placed.order_id, &[shipped(&placed, parcel, 2)])
+        .await?;
+    house
+        .fulfillment
+        .tell(&shop, &placed.order_id, &[delivered(&placed, parcel, 2)])
+        .await?;
+    let seen = until(&shop, &placed.order_id, "the delivery", |o| {
+        o.fulfillment_status() == proto::FulfillmentStatus::Delivered
+    })
+    .await;
+    assert_eq!(seen.status(), proto::OrderStatus::Open);
+    shop.capture(&placed.order_id, "pay-1", 999).await?;
+    let paid = shop.capture(&placed.order_id, "pay-2", 1).await?;
+    assert_eq!((paid.status(), paid.version), (proto::OrderStatus::Completed, 3));
+    let last: Vec<(String, i64)> =
+        sqlx::query_as("SELECT type, aggregate_version FROM event_log ORDER BY position DESC LIMIT 2")
+            .fetch_all(&mut house.service.tables().await)
+            .await?;
+    // One change, told by two events of one version.
+    let types = [
+        "waybill.order.v1.OrderCompleted",
+        "waybill.order.v1.PaymentRecorded",
+    ];
+    assert_eq!(last, types.map(|name| (name.to_owned(), 3)));
+    house.stop().await;
+    Ok(())
+}
+
 /// Hundreds of facts about many orders, in batches: each counts once, and the lines sum to the orders.
 #[tokio::test]
 async fn many_facts_at_once_each_count_once() -> Result<()> {

@@ -31,8 +31,12 @@ use waybill_testkit::{Auth, TestDb, TestNats, common_config, database, nats};
 /// How long a test waits for something that will happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// An address where nobody listens.
-const NOBODY: &str = "http://127.0.0.1:1";
+/// Peers at an address where nobody listens.
+pub(crate) const PEERS_AWAY: [(&str, &str); 3] = [
+    ("fulfillment", "http://127.0.0.1:1"),
+    ("refund", "http://127.0.0.1:1"),
+    ("notification", "http://127.0.0.1:1"),
+];
 
 pub(crate) type Client = OrderServiceClient<Channel>;
 
@@ -56,12 +60,7 @@ pub(crate) async fn start() -> Service {
 
 /// Starts it with other settings.
 pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Service {
-    let peers = [
-        ("fulfillment", NOBODY),
-        ("refund", NOBODY),
-        ("notification", NOBODY),
-    ];
-    start_among(database(&["order"]).await, Auth::new(), &peers, change).await
+    start_among(database(&["order"]).await, Auth::new(), &PEERS_AWAY, change).await
 }
 
 /// Starts it among these peers.

@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod faults;
 mod fold;
 mod harness;
 mod list;

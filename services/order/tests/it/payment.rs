@@ -70,7 +70,7 @@ async fn what_cannot_be_is_refused_by_name() -> Result<()> {
     let id = &placed.order_id;
     shop.capture(id, "cap-1", 600).await?;
     let record = |kind, payment: &'static str, minor| {
-        let request = shop.payment(&format!("r-{payment}"), id, kind, payment, minor);
+        let request = shop.payment(&format!("r-{payment}-{kind:?}"), id, kind, payment, minor);
         let mut client = shop.client.clone();
         async move { client.record_payment(request).await }
     };
