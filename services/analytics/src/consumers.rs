@@ -263,3 +263,33 @@ fn time(timestamp: Option<prost_types::Timestamp>) -> Option<DateTime<Utc>> {
     let timestamp = timestamp?;
     DateTime::from_timestamp(timestamp.seconds, u32::try_from(timestamp.nanos).ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Name as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_has_its_name_in_the_contracts() {
+        let mut contract = [
+            order::OrderPlaced::full_name(),
+            order::OrderCancelled::full_name(),
+            order::OrderCompleted::full_name(),
+            fulfillment::ShipmentShipped::full_name(),
+            fulfillment::ShipmentDelivered::full_name(),
+            refund::RefundCreated::full_name(),
+            refund::RefundSucceeded::full_name(),
+            refund::RefundFailed::full_name(),
+            refund::ReturnRequested::full_name(),
+            refund::ReturnCompleted::full_name(),
+            notification::NotificationSent::full_name(),
+            notification::NotificationSuppressed::full_name(),
+            notification::NotificationFailed::full_name(),
+        ];
+        let mut handled = HANDLED;
+        contract.sort();
+        handled.sort_unstable();
+        assert_eq!(contract.as_slice(), handled.as_slice());
+    }
+}

@@ -160,7 +160,7 @@ pub async fn reasons(
          FROM refund_facts
          WHERE merchant_id = $1 AND store_id = $2 AND succeeded_at >= $3 AND succeeded_at < $4
          GROUP BY reason, currency_code
-         ORDER BY refunded DESC, reason, currency_code",
+         ORDER BY refunded DESC, reason COLLATE \"C\", currency_code",
     )
     .bind(merchant.uuid())
     .bind(store.uuid())
