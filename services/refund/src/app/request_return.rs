@@ -6,11 +6,12 @@
 use waybill_kernel::id::{OrderId, ReturnId};
 use waybill_store::{Tx, UseCase};
 
-use super::{Aftermath, Core, NewRefund, create, frozen_policy, seen};
+use super::{Aftermath, Core, NewRefund, book_entries, create, frozen_policy, seen};
 use crate::domain::book::{Book, LineKind, Tenant};
-use crate::domain::compose::{self, Refusal};
+use crate::domain::compose;
 use crate::domain::decision::{self, LineDecision, Quote, Wish};
 use crate::domain::facts::Fact;
+use crate::domain::journal::{self, Entry};
 use crate::domain::policy::{Policy, RefundTiming};
 use crate::domain::returns::{Return, ReturnLine, ReturnState};
 use crate::domain::units::UnitSet;
@@ -158,7 +159,7 @@ pub(super) async fn pay_on_approval(
     Ok(())
 }
 
-/// Creates the refund of a return for what counts of it, and hands its units over. A return that is worth nothing has no
+/// Creates the refund of a return for what counts of it, and hands its units over. A return that is worth nothing, or that was never paid, has no
 /// refund. What did not come back is let go of. The caller writes the return.
 pub(super) async fn pay(
     core: &Core,
@@ -168,21 +169,15 @@ pub(super) async fn pay(
     of: &mut Return,
     aftermath: &mut Aftermath,
 ) -> Result<(), Error> {
-    let plan = match compose::for_return(&loaded.book, policy, &of.quote, |line_id| of.counts(line_id)) {
-        Ok(plan) => plan,
-        Err(Refusal::NothingToPay) => {
-            let kept: Vec<_> = of
-                .lines
-                .iter()
-                .map(|line| line.line_id)
-                .filter(|line| of.counts(*line))
-                .collect();
-            claims::hand_to_refund(tx.conn(), of.return_id, None, &kept).await?;
-            return Ok(());
-        }
-        Err(refusal) => return Err(refusal.into()),
-    };
+    let plan = compose::for_return(&loaded.book, policy, &of.quote, |line_id| of.counts(line_id))?;
     let paid_lines: Vec<_> = plan.components.iter().filter_map(|part| part.line_id).collect();
+    if plan.amount == 0 {
+        let posting = journal::refund_accrued(&plan.components);
+        let entry = Entry::new(&loaded.book, "sale_returned", of.return_id.to_string(), posting);
+        book_entries(tx, &[entry], core.now()).await?;
+        claims::hand_to_refund(tx.conn(), of.return_id, None, &paid_lines).await?;
+        return Ok(());
+    }
     let reason = of.reason();
     let new = NewRefund {
         return_id: Some(of.return_id),

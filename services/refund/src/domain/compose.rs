@@ -122,6 +122,9 @@ pub fn for_ask(book: &Book, ask: &Ask) -> Result<Plan, Refusal> {
 }
 
 /// Plans the refund of a return: the units it holds, as they were quoted, less what did not come back.
+///
+/// Goods can come back before all of their money came in. What was never paid of them is a negative component: it settles
+/// what the customer owes and is not paid out. An amount of 0 means that there is nothing to pay.
 pub fn for_return(
     book: &Book,
     policy: &Policy,
@@ -148,7 +151,21 @@ pub fn for_return(
             .filter_map(|line_id| book.line(LineKind::Shipping, *line_id));
         components.extend(lines.map(|line| pays(ComponentKind::Shipping, line, UnitSet::all(line.quantity))));
     }
-    plan(book, components)
+    let worth = sum(&components);
+    let amount = worth.min(book.balance.refundable());
+    if amount < worth {
+        components.push(bare(ComponentKind::Unpaid, amount - worth));
+    }
+    if amount > 0 {
+        return plan(book, components);
+    }
+    let tax = components.iter().map(|part| part.tax).sum();
+    Ok(Plan {
+        components,
+        parts: Vec::new(),
+        amount: 0,
+        tax,
+    })
 }
 
 /// Plans the refund of everything that is free of a cancelled order.

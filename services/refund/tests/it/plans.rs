@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use sqlx::{Executor as _, PgConnection};
+use uuid::Uuid;
 use waybill_kernel::id::{EntryId, OrderId, RefundId, ReturnId};
+use waybill_refund::domain::book::Tenant;
 use waybill_refund::domain::refund::RefundState;
 use waybill_refund::store;
 use waybill_refund::store::refunds::Filter;
@@ -17,7 +19,8 @@ const FILL: &str = "
     INSERT INTO orders (order_id, merchant_id, store_id, currency, ship_country, placed_at, seen_version)
     SELECT uuidv7(), uuidv7(), uuidv7(), 'EUR', 'DE', now(), 1 FROM generate_series(1, 20000);
     INSERT INTO returns (return_id, merchant_id, store_id, order_id, state, currency, quote, requested_by, requested_at, updated_at)
-    SELECT uuidv7(), merchant_id, store_id, order_id, 'REQUESTED', 'EUR', '{}', 'x', now(), now() FROM orders;
+    SELECT uuidv7(), merchant_id, store_id, order_id, 'REQUESTED', 'EUR',
+           '{\"lines\":[],\"shipping_lines\":[],\"shipping\":0,\"total\":0,\"policy_version\":1,\"auto_approve\":false}', 'x', now(), now() FROM orders;
     INSERT INTO return_lines (return_id, position, line_id, sku, quantity, reason)
     SELECT return_id, 0, uuidv7(), 'MUG', 1, 'other' FROM returns;
     INSERT INTO refunds (refund_id, merchant_id, store_id, order_id, state, currency, amount, tax, reason_key, reason,
@@ -52,37 +55,66 @@ async fn no_read_scans_a_large_table() -> Result<()> {
     let bench = Bench::start().await?;
     let mut admin = bench.test_db.admin().await;
     admin.execute(FILL).await?;
+    let (merchant, shop, order_id, refund_id, return_id): (Uuid, Uuid, Uuid, Uuid, Uuid) = sqlx::query_as(
+        "SELECT o.merchant_id, o.store_id, o.order_id, f.refund_id, r.return_id
+         FROM orders o JOIN refunds f USING (order_id) JOIN returns r USING (order_id) LIMIT 1",
+    )
+    .fetch_one(&mut admin)
+    .await?;
+    let tenant = Tenant {
+        merchant: merchant.into(),
+        store: shop.into(),
+    };
+    let (order_id, refund_id, return_id) = (
+        OrderId::from(order_id),
+        RefundId::from(refund_id),
+        ReturnId::from(return_id),
+    );
     let before = scans(&mut admin).await?;
     assert_eq!(before.len(), 9);
 
     let mut conn = bench.conn().await?;
-    let (tenant, order_id) = (bench.tenant, OrderId::generate());
     for order in [None, Some(order_id)] {
         for after in [false, true] {
             store::returns::list(&mut conn, tenant, order, after.then(ReturnId::generate), 51).await?;
             store::journal::list(&mut conn, tenant, order, after.then(EntryId::generate), 101).await?;
             for state in [None, Some(RefundState::Failed)] {
-                let filter = Filter { order_id: order, state };
+                let filter = Filter {
+                    order_id: order,
+                    state,
+                };
                 store::refunds::list(&mut conn, tenant, filter, after.then(RefundId::generate), 51).await?;
             }
         }
     }
-    store::refunds::get(&mut conn, tenant, RefundId::generate()).await?;
-    store::refunds::batch_get(&mut conn, tenant, &[RefundId::generate(), RefundId::generate()]).await?;
-    store::returns::get(&mut conn, tenant, ReturnId::generate()).await?;
+    let refund = store::refunds::get(&mut conn, tenant, refund_id)
+        .await?
+        .expect("it is there");
+    store::refunds::batch_get(&mut conn, tenant, &[RefundId::generate(), refund_id]).await?;
+    assert!(store::returns::get(&mut conn, tenant, return_id).await?.is_some());
     store::journal::trial_balance(&mut conn, tenant.merchant).await?;
-    store::calls::find_leg(&mut conn, waybill_kernel::id::LegId::generate()).await?;
-    let leg_id = Some(waybill_kernel::id::LegId::generate());
-    store::calls::find_told(&mut conn, tenant, "sandbox", "re_1", leg_id).await?;
-    store::book::read(&mut conn, tenant, order_id).await?;
+    let leg_id = refund.legs[0].leg_id;
+    assert!(store::calls::find_leg(&mut conn, leg_id).await?.is_some());
+    assert!(
+        store::calls::find_told(&mut conn, tenant, "sandbox", "re_1", Some(leg_id))
+            .await?
+            .is_some()
+    );
+    assert!(store::book::read(&mut conn, tenant, order_id).await?.is_some());
     // Statistics travel when a transaction ends, and not at once unless they are told to.
-    sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *conn).await?;
+    sqlx::query("SELECT pg_stat_force_next_flush()")
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("SELECT 1").execute(&mut *conn).await?;
     assert_eq!(scans(&mut admin).await?, before, "a read scanned a whole table");
 
     // The count does count.
-    sqlx::query("SELECT count(reason) FROM refunds").execute(&mut *conn).await?;
-    sqlx::query("SELECT pg_stat_force_next_flush()").execute(&mut *conn).await?;
+    sqlx::query("SELECT count(reason) FROM refunds")
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("SELECT pg_stat_force_next_flush()")
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("SELECT 1").execute(&mut *conn).await?;
     assert_eq!(scans(&mut admin).await?["refunds"], before["refunds"] + 1);
     Ok(())

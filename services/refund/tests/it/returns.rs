@@ -419,3 +419,42 @@ async fn goods_stay_returned_while_their_money_is_stuck() -> Result<()> {
     assert_eq!(reread(&bench, &received).await?.state, ReturnState::Completed);
     bench.audit(&order).await
 }
+
+/// Goods may come back before all of their money came in: what was never paid is not paid out, and nobody owes it.
+#[tokio::test]
+async fn what_was_never_paid_is_not_paid_out() -> Result<()> {
+    let bench = Bench::start().await?;
+    bench
+        .publish(Policy {
+            restocking_fee_ppm: 0,
+            ..policy()
+        })
+        .await?;
+    for captured in [400, 0] {
+        let (mut order, placed) = bench.placed(&[(1, 1_000, &[190])], &[]);
+        let mut events = vec![placed];
+        if captured > 0 {
+            events.push(bench.capture(&mut order, "sandbox", captured)?);
+        }
+        events.extend(bench.shipment(order.order_id, &[(order.lines[0], 1)], bench.clock.now()));
+        bench.fold(&events).await?;
+        let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Unwanted)]).await?;
+        let received = receive(&bench, &approved, vec![]).await?;
+        if let Some(refund_id) = received.refund_id {
+            let refund = bench.get(refund_id).await?;
+            assert_eq!(refund.amount, captured);
+            bench.submit(&refund, 0).await?;
+        }
+        assert_eq!(received.refund_id.is_some(), captured > 0);
+        assert_eq!(reread(&bench, &received).await?.state, ReturnState::Completed);
+        let accounts = bench.accounts(order.order_id).await?;
+        assert_eq!(
+            (accounts["receivable"], accounts["tax_payable"]),
+            (0, 0),
+            "{captured}: {accounts:?}"
+        );
+        assert_eq!(accounts["sales_returns"], 1_000);
+        bench.audit(&order).await?;
+    }
+    Ok(())
+}
