@@ -98,3 +98,47 @@ impl ServiceConfig for Config {
         &self.common
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use waybill_runtime::config::{ConfigError, load};
+
+    use super::*;
+
+    fn faults(toml: &str) -> Vec<String> {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(toml.as_bytes()).expect("it can be written");
+        match load::<Config>(Some(file.path()), "WAYBILL_ORDER_NOBODY_SETS_THIS_") {
+            Err(ConfigError::Faults { faults }) => faults,
+            other => panic!("expected faults, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_cannot_be_known_is_required() {
+        let named = faults("");
+        let fields: Vec<&str> = named.iter().filter_map(|fault| fault.split(':').next()).collect();
+        assert_eq!(fields, ["database.url", "auth.jwks"]);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let named = faults(
+            "handling_days = 366\nmax_watches = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n",
+        );
+        for field in [
+            "handling_days",
+            "handling_day",
+            "placing.orders",
+            "placing.lanes",
+            "max_watches",
+        ] {
+            assert!(
+                named.iter().any(|fault| fault.starts_with(&format!("{field}:"))),
+                "{field} in {named:?}"
+            );
+        }
+    }
+}

@@ -32,6 +32,8 @@ pub const MAX_RATE_PPM: i32 = 10_000_000;
 pub const MAX_REASON: usize = 500;
 /// Characters of a provider's id of a payment.
 pub const MAX_PROVIDER_PAYMENT_ID: usize = 200;
+/// Characters of the key of a system or provider.
+pub const MAX_KEY: usize = 40;
 /// Characters of a number.
 pub const MAX_NUMBER: usize = 100;
 /// How far a caller's clock may be ahead.
@@ -98,15 +100,23 @@ pub fn check(draft: &Draft, now: DateTime<Utc>, v: &mut Violations) {
 /// Checks where an order came from.
 pub fn source(source: &Source, v: &mut Violations) {
     v.nested("source", |v| {
-        required(v, "system", &source.system, 40);
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-        v.require(
-            source.system.chars().all(plain),
-            "system",
-            "expected lower-case letters, digits, dots, dashes and underscores, such as \"shopify\"",
-        );
+        key(v, "system", &source.system, "shopify");
         required(v, "external_id", &source.external_id, 200);
     });
+}
+
+/// Checks the key of a system or provider.
+pub fn key(v: &mut Violations, field: &str, value: &str, example: &str) {
+    required(v, field, value, MAX_KEY);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    if !value.chars().all(plain) {
+        v.push(
+            field,
+            format!(
+                "expected lower-case letters, digits, dots, dashes and underscores, such as \"{example}\""
+            ),
+        );
+    }
 }
 
 /// Checks a text that may be empty.

@@ -1,6 +1,7 @@
 //! Protobuf requests to domain values. Every fault is noted by field and parsing goes on, so that a caller learns all of
 //! them at once; what has a fault is filled with something harmless until then.
 
+use chrono::{DateTime, Utc};
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::MerchantId;
 use waybill_kernel::money::{Currency, Money};
@@ -78,7 +79,7 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
         Some(Draft {
             source: source.unwrap_or_else(|| self::source(proto::OrderSource::default())),
             number: order.number,
-            placed_at: convert::optional_timestamp("placed_at", order.placed_at.as_ref(), v)?,
+            placed_at: time("placed_at", order.placed_at.as_ref(), v)?,
             currency,
             prices_include_tax: order.prices_include_tax,
             lines,
@@ -91,16 +92,8 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
                 billing: order.billing_address.map(address),
             },
             locale: order.locale,
-            promised_ship_at: convert::optional_timestamp(
-                "promised_ship_at",
-                order.promised_ship_at.as_ref(),
-                v,
-            )?,
-            promised_delivery_at: convert::optional_timestamp(
-                "promised_delivery_at",
-                order.promised_delivery_at.as_ref(),
-                v,
-            )?,
+            promised_ship_at: time("promised_ship_at", order.promised_ship_at.as_ref(), v)?,
+            promised_delivery_at: time("promised_delivery_at", order.promised_delivery_at.as_ref(), v)?,
             presentment: presentment(
                 &order.presentment_currency_code,
                 order.presentment_total.as_ref(),
@@ -280,8 +273,8 @@ pub(super) fn query(request: &proto::ListOrdersRequest, v: &mut Violations) -> O
             None
         }
     };
-    let placed_from = convert::optional_timestamp("placed_from", request.placed_from.as_ref(), v);
-    let placed_before = convert::optional_timestamp("placed_before", request.placed_before.as_ref(), v);
+    let placed_from = time("placed_from", request.placed_from.as_ref(), v);
+    let placed_before = time("placed_before", request.placed_before.as_ref(), v);
     let filter = Filter {
         status: facet("status", request.status, v, status),
         payment_status: facet("payment_status", request.payment_status, v, payment_status),
@@ -374,7 +367,7 @@ pub(super) fn payment(
 ) -> Option<NewPayment> {
     let order = convert::id("order_id", &request.order_id, v);
     let kind = convert::known("kind", request.kind, v).and_then(payment_kind);
-    provider(&request.provider, v);
+    limits::key(v, "provider", &request.provider, "stripe");
     limits::required(
         v,
         "provider_payment_id",
@@ -387,7 +380,7 @@ pub(super) fn payment(
     {
         v.push("amount", format!("is {amount}; expected more than 0"));
     }
-    let occurred_at = convert::optional_timestamp("occurred_at", request.occurred_at.as_ref(), v);
+    let occurred_at = time("occurred_at", request.occurred_at.as_ref(), v);
     Some(NewPayment {
         tenant: tenant?,
         order: order?,
@@ -408,13 +401,12 @@ fn payment_kind(kind: proto::PaymentKind) -> Option<PaymentKind> {
     }
 }
 
-fn provider(provider: &str, v: &mut Violations) {
-    limits::required(v, "provider", provider, 40);
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    if !provider.chars().all(plain) {
-        v.push(
-            "provider",
-            "expected lower-case letters, digits, dots, dashes and underscores, such as \"stripe\"",
-        );
-    }
+/// A time that may be left out, in whole microseconds: what is kept, so that an answer equals a later read.
+fn time(
+    field: &str,
+    time: Option<&prost_types::Timestamp>,
+    v: &mut Violations,
+) -> Option<Option<DateTime<Utc>>> {
+    let time = convert::optional_timestamp(field, time, v)?;
+    Some(time.and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros())))
 }

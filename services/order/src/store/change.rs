@@ -8,7 +8,7 @@ use waybill_kernel::money::Currency;
 use waybill_store::StoreError;
 
 use super::columns::Entries;
-use super::read::{StateRow, currency};
+use super::read::{StateRow, currency, state_columns};
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Payment, Tenant};
 use crate::domain::payment::PaymentKind;
@@ -32,14 +32,11 @@ pub(crate) async fn lock(
     tenant: Tenant,
     order: OrderId,
 ) -> Result<Option<Locked>, StoreError> {
-    let row: Option<StateRow> = sqlx::query_as(
-        "SELECT order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor,
-                captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status,
-                version, updated_at
-         FROM orders
-         WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3
-         FOR NO KEY UPDATE",
-    )
+    let row: Option<StateRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM orders WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3 FOR NO KEY UPDATE"
+    ))
     .bind(order.uuid())
     .bind(tenant.merchant.uuid())
     .bind(tenant.store.uuid())

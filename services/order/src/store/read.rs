@@ -31,7 +31,17 @@ pub(crate) enum Key {
     Source(Source),
 }
 
-/// The parts of an order that change, as every query of them selects them.
+/// What every query of the changing parts of orders selects.
+macro_rules! state_columns {
+    () => {
+        "order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor, \
+         captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status, version, \
+         updated_at"
+    };
+}
+pub(super) use state_columns;
+
+/// The parts of an order that change.
 #[derive(sqlx::FromRow)]
 pub(super) struct StateRow {
     pub(super) order_id: Uuid,

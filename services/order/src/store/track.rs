@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill_kernel::id::{LineId, OrderId, ReturnId};
 use waybill_store::StoreError;
 
-use super::read::StateRow;
+use super::read::{StateRow, state_columns};
 use super::stored;
 use crate::domain::goods::LineGoods;
 use crate::domain::order::Tenant;
@@ -64,15 +64,11 @@ pub(crate) async fn states(
     conn: &mut PgConnection,
     orders: &[Uuid],
 ) -> Result<BTreeMap<OrderId, (Tenant, Tracked)>, StoreError> {
-    let rows: Vec<StateRow> = sqlx::query_as(
-        "SELECT order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor,
-                captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status,
-                version, updated_at
-         FROM orders
-         WHERE order_id = ANY($1)
-         ORDER BY order_id
-         FOR NO KEY UPDATE",
-    )
+    let rows: Vec<StateRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM orders WHERE order_id = ANY($1) ORDER BY order_id FOR NO KEY UPDATE"
+    ))
     .bind(orders)
     .fetch_all(conn)
     .await?;

@@ -5,7 +5,8 @@ use tonic::Code;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::order::v1::PlaceOrderResult::{Duplicate, Placed, Refused};
 
-use crate::harness::{eur, order, refusal, start, start_with, tea};
+use crate::harness::{start, start_with};
+use crate::shop::{eur, order, refusal, tea};
 
 fn named(request_id: &str, order: proto::NewOrder) -> (String, proto::NewOrder) {
     (request_id.to_owned(), order)
@@ -205,7 +206,7 @@ async fn a_long_batch_is_placed_in_its_order() -> Result<()> {
 async fn a_message_for_another_store_ends_the_call() -> Result<()> {
     let service = start().await;
     let (shop, other) = (service.shop(), service.shop());
-    let message = |shop: &crate::harness::Shop, id: &str| proto::BatchPlaceOrdersRequest {
+    let message = |shop: &crate::shop::Shop, id: &str| proto::BatchPlaceOrdersRequest {
         merchant_id: shop.merchant.to_string(),
         store_id: shop.store.to_string(),
         request_id: id.into(),

@@ -6,7 +6,8 @@ use tonic::Code;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::fault;
 
-use crate::harness::{bad_fields, order, refusal, start};
+use crate::harness::start;
+use crate::shop::{bad_fields, order, refusal};
 
 #[tokio::test]
 async fn a_cancelled_order_says_why_and_what_has_to_go_back() -> Result<()> {

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use tonic::Code;
 use waybill_testkit::{Auth, Wire, database, eventually};
 
-use crate::harness::{PEERS_AWAY, SOON, order, refusal, start_among, start_with};
+use crate::harness::{PEERS_AWAY, SOON, start_among, start_with};
+use crate::shop::{order, refusal};
 
 /// Placing calls nobody: broker and peers may all be away.
 #[tokio::test]

@@ -9,7 +9,9 @@ use waybill_proto::waybill::{
 };
 use waybill_testkit::eventually;
 
-use crate::harness::{House, SOON, Shop, order, refusal};
+use crate::harness::SOON;
+use crate::house::House;
+use crate::shop::{Shop, order, refusal};
 
 fn units(order: &proto::Order, units: i32) -> Vec<fulfillment::LineQuantity> {
     let line = &order.lines[0];

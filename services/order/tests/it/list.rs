@@ -6,7 +6,8 @@ use tonic::Code;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 
-use crate::harness::{Shop, bad_fields, now, order, refusal, start};
+use crate::harness::{now, start};
+use crate::shop::{Shop, bad_fields, order, refusal};
 
 fn list(shop: &Shop) -> proto::ListOrdersRequest {
     proto::ListOrdersRequest {

@@ -6,7 +6,8 @@ use waybill_kernel::id::{OrderId, StoreId};
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::order::v1::get_order_request::Key;
 
-use crate::harness::{Shop, bad_fields, eur, order, refusal, start, tea};
+use crate::harness::start;
+use crate::shop::{Shop, bad_fields, eur, order, refusal, tea};
 
 fn batch_get(shop: &Shop, ids: Vec<String>) -> proto::BatchGetOrdersRequest {
     proto::BatchGetOrdersRequest {

@@ -8,7 +8,8 @@ use waybill_proto::waybill::order::v1::PaymentKind::{Authorization, Capture, Voi
 use waybill_proto::waybill::order::v1::PaymentStatus;
 use waybill_proto::waybill::r#type::v1::Money;
 
-use crate::harness::{bad_fields, eur, order, refusal, start};
+use crate::harness::start;
+use crate::shop::{bad_fields, eur, order, refusal};
 
 #[tokio::test]
 async fn the_payment_facet_follows_what_providers_did() -> Result<()> {

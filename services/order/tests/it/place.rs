@@ -6,7 +6,8 @@ use prost::Message as _;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 
-use crate::harness::{eur, now, order, start, start_with, tea};
+use crate::harness::{now, start, start_with};
+use crate::shop::{eur, order, tea};
 
 #[tokio::test]
 async fn an_order_is_frozen_as_it_was_agreed() -> Result<()> {
@@ -132,6 +133,26 @@ async fn handling_time_is_a_setting_and_promises_of_the_caller_stand() -> Result
         })
         .await;
     assert_eq!(promised.promised_ship_at, tomorrow);
+    Ok(())
+}
+
+/// Times are kept in microseconds; an answer shows no more than what is kept.
+#[tokio::test]
+async fn an_answer_equals_a_later_read_to_the_last_digit() -> Result<()> {
+    let service = start().await;
+    let shop = service.shop();
+    let precise = prost_types::Timestamp {
+        seconds: now().timestamp() - 60,
+        nanos: 123_456_789,
+    };
+    let placed = shop
+        .place(proto::NewOrder {
+            placed_at: Some(precise),
+            ..order("1")
+        })
+        .await;
+    assert_eq!(placed.placed_at.map(|time| time.nanos), Some(123_456_000));
+    assert_eq!(shop.get(&placed.order_id).await?, placed);
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use futures_util::future::join_all;
 use tonic::{Code, Status};
 use waybill_proto::waybill::order::v1 as proto;
 
-use crate::harness::{Service, Shop, eur, order, refusal, start};
+use crate::harness::{Service, start};
+use crate::shop::{Shop, eur, order, refusal};
 
 const CALLERS: usize = 50;
 

@@ -8,7 +8,8 @@ use waybill_proto::waybill::r#type::v1::Money;
 use waybill_rpc::convert::to_timestamp;
 use waybill_rpc::fault;
 
-use crate::harness::{Shop, bad_fields, eur, now, order, refusal, start, tea};
+use crate::harness::{now, start};
+use crate::shop::{Shop, bad_fields, eur, order, refusal, tea};
 
 async fn refused_fields(shop: &Shop, change: impl FnOnce(&mut proto::NewOrder)) -> Vec<String> {
     let mut bad = order("bad");

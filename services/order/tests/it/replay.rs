@@ -5,7 +5,8 @@ use tonic::Code;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::fault;
 
-use crate::harness::{order, refusal, start};
+use crate::harness::start;
+use crate::shop::{order, refusal};
 
 /// O-8, O-13: the answer is the first one, also after the order has moved on and its contact is gone.
 #[tokio::test]

@@ -4,7 +4,8 @@ use anyhow::Result;
 use sqlx::PgConnection;
 use sqlx::Row as _;
 
-use crate::harness::{order, start};
+use crate::harness::start;
+use crate::shop::order;
 
 async fn refused(tables: &mut PgConnection, statement: &'static str) -> String {
     let error = sqlx::query(statement).execute(tables).await.expect_err(statement);

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use tonic::{Code, Streaming};
 use waybill_proto::waybill::order::v1 as proto;
 
-use crate::harness::{SOON, Shop, bad_fields, order, refusal, start, start_with};
+use crate::harness::{SOON, start, start_with};
+use crate::shop::{Shop, bad_fields, order, refusal};
 
 async fn watch(
     shop: &Shop,
