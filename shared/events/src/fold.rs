@@ -5,6 +5,7 @@
 //! moves the cursors, so each event takes effect exactly once. Neither may call the outside world: it writes a job.
 
 mod apply;
+mod era;
 mod feeder;
 mod lane;
 mod lease;

@@ -27,6 +27,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How far back the last event of a stream is looked for, behind messages that are none.
 const LOOK_BACK: u64 = 64;
 
+/// What is said while there is no connection.
+pub(crate) const NO_LINK: &str = "NATS cannot be reached";
+
 /// Why NATS cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
@@ -66,8 +69,16 @@ fn fault<E: Into<async_nats::Error>>(doing: &'static str) -> impl FnOnce(E) -> N
 #[derive(Debug, Clone)]
 pub(crate) struct Nats {
     context: Context,
-    /// How often the connection was made: whoever reads from a stream asks the log after a change.
-    connects: watch::Receiver<u64>,
+    link: watch::Receiver<Link>,
+}
+
+/// How the connection is. It changes whenever the connection is lost or made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Link {
+    /// Whether there is one.
+    pub up: bool,
+    /// How often it was made. Whoever reads from a stream asks the log after a change.
+    pub made: u64,
 }
 
 /// What a stream is to be like.
@@ -105,7 +116,7 @@ pub(crate) enum Tail {
 impl Nats {
     /// Makes a client; the connection itself may come later and come back any time.
     pub async fn connect(config: &NatsConfig, name: &str) -> Result<Nats, NatsError> {
-        let (sender, connects) = watch::channel(0_u64);
+        let (sender, link) = watch::channel(Link::default());
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -116,8 +127,14 @@ impl Nats {
             .reconnect_delay_callback(|attempts| Duration::from_millis((50 << attempts.min(6)).min(2000)))
             .event_callback(move |event| {
                 match event {
-                    NatsEvent::Connected => sender.send_modify(|connects| *connects += 1),
-                    NatsEvent::Disconnected => tracing::warn!("the connection to NATS is lost"),
+                    NatsEvent::Connected => sender.send_modify(|link| {
+                        link.up = true;
+                        link.made += 1;
+                    }),
+                    NatsEvent::Disconnected => {
+                        tracing::warn!("the connection to NATS is lost");
+                        sender.send_modify(|link| link.up = false);
+                    }
                     other => tracing::debug!(event = %other, "nats"),
                 }
                 std::future::ready(())
@@ -146,18 +163,18 @@ impl Nats {
         let client = options.connect(addresses).await?;
         let mut context = jetstream::new(client);
         context.set_timeout(REQUEST_TIMEOUT);
-        Ok(Nats { context, connects })
+        Ok(Nats { context, link })
     }
 
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Changes whenever the connection is made from now on.
-    pub fn connects(&self) -> watch::Receiver<u64> {
-        let mut connects = self.connects.clone();
-        connects.mark_unchanged();
-        connects
+    /// The connection, to be told of what happens to it from now on.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        let mut link = self.link.clone();
+        link.mark_unchanged();
+        link
     }
 
     /// Makes sure that the stream is there and is what it is to be. True when it was created.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Span;
@@ -24,7 +25,7 @@ use crate::envelope;
 use crate::event::Event;
 use crate::log::Log;
 use crate::metrics::RelayMeters;
-use crate::nats::{EnsureError, Nats, NatsFault, StreamSpec, Tail};
+use crate::nats::{EnsureError, Link, NO_LINK, Nats, NatsFault, StreamSpec, Tail};
 use crate::position::Position;
 use crate::status::{Condition, Part};
 use crate::store;
@@ -209,6 +210,7 @@ impl Relay {
         };
         let mut failures = 0;
         loop {
+            let mut link = self.nats.link();
             let before = self.acknowledged;
             let wait = match self.publish(lead).await {
                 Stop::LostLead => return,
@@ -236,6 +238,7 @@ impl Relay {
             };
             tokio::select! {
                 () = lead.lost.cancelled() => return,
+                Ok(()) = link.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -249,7 +252,10 @@ impl Relay {
     }
 
     async fn try_publish(&mut self, lead: &Lead) -> Result<std::convert::Infallible, Stop> {
-        let mut connects = self.nats.connects();
+        let mut link = self.nats.link();
+        if !link.borrow().up {
+            return Err(Stop::Again(NO_LINK.to_owned()));
+        }
         let Resume {
             mut after,
             last_sequence,
@@ -287,7 +293,7 @@ impl Relay {
                 continue;
             }
             self.meters.watermark_age(pace.watermark(page.unsettled));
-            self.wait(lead, &mut connects, &mut window, &mut pace).await?;
+            self.wait(lead, &mut link, &mut window, &mut pace).await?;
         }
     }
 
@@ -365,7 +371,7 @@ impl Relay {
     async fn wait(
         &mut self,
         lead: &Lead,
-        connects: &mut tokio::sync::watch::Receiver<u64>,
+        link: &mut watch::Receiver<Link>,
         window: &mut Window,
         pace: &mut Pace,
     ) -> Result<(), Stop> {
@@ -376,12 +382,7 @@ impl Relay {
                 biased;
                 acknowledged = window.next(), if !window.is_empty() => self.note(&acknowledged?),
                 () = lead.lost.cancelled() => return Err(Stop::LostLead),
-                changed = connects.changed() => {
-                    return Err(Stop::Again(match changed {
-                        Ok(()) => "the connection to NATS was made again".to_owned(),
-                        Err(_) => "the client of NATS has ended".to_owned(),
-                    }));
-                }
+                _ = link.changed() => return Err(Stop::Again("the connection to NATS changed".to_owned())),
                 () = bell.notified() => return Ok(()),
                 () = tokio::time::sleep_until(look) => break,
             }

@@ -18,7 +18,7 @@ use waybill_store::Backoff;
 use super::FoldOptions;
 use crate::envelope::unpack;
 use crate::event::Event;
-use crate::nats::Nats;
+use crate::nats::{Link, NO_LINK, Nats};
 use crate::position::Position;
 use crate::reader::{ReadError, SourceLog};
 use crate::relay::in_words;
@@ -116,9 +116,9 @@ impl Feeder {
         // What is in the log must not wait for NATS.
         self.tell(Input::Behind { source: self.index }).await?;
         loop {
-            let mut connects = self.nats.connects();
-            let reason = if *connects.borrow() == 0 {
-                "NATS cannot be reached".to_owned()
+            let mut link = self.nats.link();
+            let reason = if !link.borrow().up {
+                NO_LINK.to_owned()
             } else {
                 let subscribed = self
                     .nats
@@ -129,7 +129,7 @@ impl Feeder {
                         failures = 0;
                         self.part.set(Condition::Working);
                         self.tell(Input::Behind { source: self.index }).await?;
-                        let reason = self.follow(messages, &mut connects).await?;
+                        let reason = self.follow(messages, &mut link).await?;
                         tracing::debug!(source = &*self.source, reason, "the stream has to be read anew");
                         continue;
                     }
@@ -138,8 +138,7 @@ impl Feeder {
             };
             failures += 1;
             self.part.set(Condition::Retrying(reason));
-            self.without_stream(backoff.delay(failures), &mut connects)
-                .await?;
+            self.without_stream(backoff.delay(failures), &mut link).await?;
         }
     }
 
@@ -147,7 +146,7 @@ impl Feeder {
     async fn follow(
         &mut self,
         mut messages: pull::Stream,
-        connects: &mut watch::Receiver<u64>,
+        link: &mut watch::Receiver<Link>,
     ) -> Result<String, LaneGone> {
         let fills = Arc::clone(&self.fills);
         let mut compare = tokio::time::interval_at(
@@ -162,9 +161,7 @@ impl Feeder {
                 biased;
                 () = fills.bell.notified() => self.fill().await?,
                 () = at(retry_at) => self.fill().await?,
-                changed = connects.changed() => {
-                    return Ok(if changed.is_ok() { "connected again" } else { "the client has ended" }.to_owned());
-                }
+                _ = link.changed() => return Ok("the connection to NATS changed".to_owned()),
                 message = messages.next() => {
                     let message = match message {
                         Some(Ok(message)) => message,
@@ -189,7 +186,7 @@ impl Feeder {
     async fn without_stream(
         &mut self,
         time: Duration,
-        connects: &mut watch::Receiver<u64>,
+        link: &mut watch::Receiver<Link>,
     ) -> Result<(), LaneGone> {
         let fills = Arc::clone(&self.fills);
         let end = Instant::now() + time;
@@ -201,7 +198,7 @@ impl Feeder {
                 biased;
                 () = fills.bell.notified() => self.fill().await?,
                 () = at(retry_at) => self.fill().await?,
-                Ok(()) = connects.changed() => return Ok(()),
+                Ok(()) = link.changed() => return Ok(()),
                 () = tokio::time::sleep_until(end) => return Ok(()),
                 _ = compare.tick() => self.compare().await?,
             }

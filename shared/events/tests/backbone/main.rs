@@ -7,6 +7,7 @@ mod history;
 mod letters;
 mod log;
 mod read;
+mod recorder;
 mod relay;
 mod restart;
 mod support;

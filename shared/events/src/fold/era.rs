@@ -1,0 +1,379 @@
+//! An era of a lane: takes what the feeders bring, decides by the cursors in memory, applies in batches.
+//!
+//! It ends, rather than repair itself, whenever the database says something else than its memory.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use waybill_kernel::partition::PARTITIONS;
+use waybill_store::Backoff;
+use waybill_store::error::StoreError;
+
+use super::apply::{ApplyError, Tally};
+use super::feeder::{Feeder, Fills, Input, budget};
+use super::lane::{End, Lane};
+use super::lease::Owned;
+use super::{Fold, FoldError};
+use crate::cursor::{Cursor, Decision};
+use crate::event::Event;
+use crate::metrics::Outcome;
+use crate::position::Position;
+use crate::relay::in_words;
+use crate::status::Condition;
+use crate::store::fold as sql;
+
+/// How often an event that the database refuses is tried before it counts as the event's own fault.
+const REFUSED_TRIES: u32 = 3;
+
+/// How long to wait before a log is read again that did not have what its stream has shown.
+const SHORT_LOG_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a batch may take. The database ends a transaction long before; this ends a fold that waits for something
+/// else.
+const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where a partition of a log is, in memory.
+type Place = (usize, u16);
+
+pub(super) struct Era<'l, F> {
+    lane: &'l Lane<F>,
+    owned: Owned,
+    cursors: HashMap<Place, Cursor>,
+    /// Partitions whose events were asked for from the log, and the furthest live event that was dropped meanwhile
+    /// because it did not fit.
+    filling: HashMap<Place, Position>,
+    /// Partitions that stand still because the producer's history forked.
+    forked: HashSet<Place>,
+    fills: Vec<Arc<Fills>>,
+    feeders: JoinSet<()>,
+    inputs: mpsc::Receiver<Input>,
+    pending: VecDeque<Input>,
+    /// Whether anything was applied.
+    pub progressed: bool,
+}
+
+impl<'l, F: Fold> Era<'l, F> {
+    pub async fn begin(lane: &'l Lane<F>, owned: Owned) -> Result<Era<'l, F>, StoreError> {
+        let parts = &lane.parts;
+        let partitions: Vec<u16> = owned.keys().copied().collect();
+        let rows = sql::cursors(parts.db.pool(), F::NAME, parts.fold.sources(), &partitions).await?;
+        let mut cursors = HashMap::new();
+        for row in rows {
+            let index = parts.logs.iter().position(|(source, _)| **source == *row.source);
+            // A row of another epoch belongs to another owner by now; the keeper will notice.
+            if let (Some(index), Some(epoch)) = (index, owned.get(&row.vpartition))
+                && *epoch == row.epoch
+            {
+                cursors.insert((index, row.vpartition), row.cursor);
+            }
+        }
+        let (sender, inputs) = mpsc::channel(1024);
+        let mut feeders = JoinSet::new();
+        let mut fills = Vec::new();
+        for (index, (source, log)) in parts.logs.iter().enumerate() {
+            let asked = Arc::new(Fills::default());
+            let feeder = Feeder {
+                index,
+                source: Arc::clone(source),
+                log: log.clone(),
+                nats: parts.nats.clone(),
+                partitions: (partitions.len() < usize::from(PARTITIONS)).then(|| partitions.clone()),
+                options: parts.options.clone(),
+                part: parts
+                    .status
+                    .part(format!("fold {}/{} {source}", F::NAME, parts.index)),
+                lane: sender.clone(),
+                fills: Arc::clone(&asked),
+                budget: Arc::new(Semaphore::new(budget(parts.options.batch_bytes))),
+                todo: Default::default(),
+                failures: 0,
+                retry_at: None,
+            };
+            feeders.spawn(feeder.run());
+            fills.push(asked);
+        }
+        lane.part.set(Condition::Working);
+        Ok(Era {
+            lane,
+            owned,
+            cursors,
+            filling: HashMap::new(),
+            forked: HashSet::new(),
+            fills,
+            feeders,
+            inputs,
+            pending: VecDeque::new(),
+            progressed: false,
+        })
+    }
+
+    pub async fn run(&mut self, owned: &mut watch::Receiver<Owned>, shutdown: &CancellationToken) -> End {
+        let most = self.lane.parts.options.batch_events.max(1);
+        let mut arrived = Vec::with_capacity(most);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return End::Shutdown,
+                _ = owned.changed() => return End::Ownership,
+                _ = self.feeders.join_next() => return End::Doubt("a feeder ended".to_owned()),
+                // All that has come since the last batch makes the next one.
+                _ = self.inputs.recv_many(&mut arrived, most) => self.pending.extend(arrived.drain(..)),
+            }
+            while !self.pending.is_empty() {
+                let batch = self.next_batch();
+                if batch.is_empty() {
+                    continue;
+                }
+                // Who no longer owns need not finish: it could not commit.
+                let settled = tokio::select! {
+                    settled = self.settle(batch, shutdown) => settled,
+                    _ = owned.changed() => Err(End::Ownership),
+                };
+                if let Err(end) = settled {
+                    return end;
+                }
+                if shutdown.is_cancelled() {
+                    return End::Shutdown;
+                }
+            }
+        }
+    }
+
+    /// Takes inputs until the batch is full or there are no more.
+    fn next_batch(&mut self) -> Vec<(usize, Event)> {
+        let options = &self.lane.parts.options;
+        let (most, most_bytes) = (options.batch_events.max(1), options.batch_bytes);
+        // Where the cursors will be when the batch is applied.
+        let mut ahead: HashMap<Place, Cursor> = HashMap::new();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < most && bytes < most_bytes {
+            let Some(input) = self.pending.pop_front() else {
+                break;
+            };
+            match input {
+                Input::Event {
+                    source,
+                    event,
+                    complete,
+                    ..
+                } => {
+                    let place = (source, event.vpartition);
+                    let Some(cursor) = ahead.get(&place).or_else(|| self.cursors.get(&place)).copied() else {
+                        continue;
+                    };
+                    if self.decide(place, cursor, &event, complete) {
+                        let mut next = cursor;
+                        next.take(event.position, event.event_id.uuid());
+                        ahead.insert(place, next);
+                        bytes += event.weight();
+                        batch.push((source, event));
+                    }
+                }
+                Input::Behind { source } => {
+                    for partition in self.owned.clone().into_keys() {
+                        self.filling.remove(&(source, partition));
+                        self.fill((source, partition), &ahead);
+                    }
+                }
+                Input::CaughtUp { source, partitions } => {
+                    for partition in partitions {
+                        self.caught_up((source, partition), &ahead);
+                    }
+                }
+                Input::Heads { source, heads } => self.compare(source, &heads, &ahead),
+            }
+        }
+        batch
+    }
+
+    /// Whether an event is the next one of its partition. What is missing is asked for.
+    fn decide(&mut self, place: Place, cursor: Cursor, event: &Event, complete: bool) -> bool {
+        match cursor.decide(event.prev, event.position) {
+            Decision::Apply if complete => !self.forked.contains(&place),
+            Decision::Skip => false,
+            Decision::Apply | Decision::Gap => {
+                if complete && !self.filling.contains_key(&place) {
+                    self.lane.meters.gap();
+                }
+                self.fill_from(place, cursor);
+                if let Some(furthest) = self.filling.get_mut(&place) {
+                    *furthest = event.position.max(*furthest);
+                }
+                false
+            }
+            Decision::Fork => {
+                if self.forked.insert(place) {
+                    let source = &self.lane.parts.logs[place.0].0;
+                    self.lane.part.set(Condition::HistoryDiffers(format!(
+                        "virtual partition {} of {source}: event {} follows {}, but {} was applied last; {source} lost \
+                         events that this consumer has applied",
+                        place.1, event.position, event.prev, cursor.position
+                    )));
+                }
+                false
+            }
+        }
+    }
+
+    fn compare(&mut self, source: usize, heads: &[(u16, Position)], ahead: &HashMap<Place, Cursor>) {
+        for (partition, head) in heads {
+            let place = (source, *partition);
+            let cursor = ahead.get(&place).or_else(|| self.cursors.get(&place));
+            if cursor.is_some_and(|cursor| cursor.position < *head) && !self.filling.contains_key(&place) {
+                self.lane.meters.gap();
+                self.fill(place, ahead);
+            }
+        }
+    }
+
+    fn fill(&mut self, place: Place, ahead: &HashMap<Place, Cursor>) {
+        if let Some(cursor) = ahead.get(&place).or_else(|| self.cursors.get(&place)).copied() {
+            self.fill_from(place, cursor);
+        }
+    }
+
+    fn fill_from(&mut self, place: Place, cursor: Cursor) {
+        if !self.forked.contains(&place) && !self.filling.contains_key(&place) {
+            self.filling.insert(place, Position::ZERO);
+            self.fills[place.0].ask(place.1, cursor.position);
+        }
+    }
+
+    /// The log was read to its end. If it ends before an event that the stream has shown, it is read again later.
+    fn caught_up(&mut self, place: Place, ahead: &HashMap<Place, Cursor>) {
+        let (Some(furthest), Some(cursor)) = (
+            self.filling.remove(&place),
+            ahead.get(&place).or_else(|| self.cursors.get(&place)),
+        ) else {
+            return;
+        };
+        if cursor.position < furthest && !self.forked.contains(&place) {
+            let (fills, after) = (Arc::clone(&self.fills[place.0]), cursor.position);
+            self.filling.insert(place, furthest);
+            tokio::spawn(async move {
+                tokio::time::sleep(SHORT_LOG_PAUSE).await;
+                fills.ask(place.1, after);
+            });
+        }
+    }
+
+    /// Applies events, all at once if it goes; in smaller and smaller steps if it does not.
+    async fn settle(&mut self, batch: Vec<(usize, Event)>, shutdown: &CancellationToken) -> Result<(), End> {
+        let backoff = Backoff {
+            base: Duration::from_millis(50),
+            cap: Duration::from_secs(5),
+        };
+        let (sources, events): (Vec<usize>, Vec<Event>) = batch.into_iter().unzip();
+        let mut done = 0;
+        let mut step = events.len();
+        let mut failures = 0;
+        while done < events.len() {
+            let end = (done + step).min(events.len());
+            let (moves, after) = self.moves(&sources[done..end], &events[done..end]);
+            let now = &events[done..end];
+            let isolate = step == 1 && failures >= REFUSED_TRIES;
+            let applying = async {
+                match moves.as_slice() {
+                    [only] if isolate => self.lane.applier.single(only, &now[0]).await,
+                    _ => self.lane.applier.batch(&moves, now).await,
+                }
+            };
+            let Ok(applied) = tokio::time::timeout(BATCH_DEADLINE, applying).await else {
+                return Err(End::Doubt(format!(
+                    "a batch did not end within {} s",
+                    BATCH_DEADLINE.as_secs()
+                )));
+            };
+            match applied {
+                Ok(tally) => {
+                    self.cursors.extend(after);
+                    self.report(now, tally);
+                    done = end;
+                    step = (step * 2).min(events.len());
+                    failures = 0;
+                }
+                Err(ApplyError::Lost) => {
+                    return Err(End::Doubt("a cursor has another owner or place".to_owned()));
+                }
+                Err(ApplyError::TooManyLetters(reason)) => return Err(self.stop(reason).await),
+                Err(ApplyError::Fold(FoldError::Store(error))) if !error.is_certainly_aborted() => {
+                    return Err(End::Doubt(in_words(&error)));
+                }
+                Err(ApplyError::Fold(error)) => {
+                    failures = if step > 1 { 0 } else { failures + 1 };
+                    match error {
+                        // Find the event that is at fault.
+                        FoldError::Poison(_) if !isolate => {
+                            failures = if step > 1 { 0 } else { REFUSED_TRIES };
+                            step = 1;
+                            continue;
+                        }
+                        error if error.is_refused_data() && !isolate => step = 1,
+                        error => {
+                            self.lane.part.set(Condition::Retrying(in_words(&error)));
+                            step = (step / 2).max(1);
+                        }
+                    }
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Err(End::Shutdown),
+                        () = tokio::time::sleep(backoff.delay(failures.max(1))) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps of the cursors over some events, and where they are then.
+    fn moves(&self, sources: &[usize], events: &[Event]) -> (Vec<sql::Move>, HashMap<Place, Cursor>) {
+        let mut after: HashMap<Place, Cursor> = HashMap::new();
+        for (source, event) in sources.iter().zip(events) {
+            let place = (*source, event.vpartition);
+            let cursor = after
+                .entry(place)
+                .or_insert_with(|| self.cursors.get(&place).copied().unwrap_or_default());
+            cursor.take(event.position, event.event_id.uuid());
+        }
+        let moves = after
+            .iter()
+            .map(|(place, to)| sql::Move {
+                source: self.lane.parts.logs[place.0].0.to_string(),
+                vpartition: place.1,
+                epoch: self.owned.get(&place.1).copied().unwrap_or_default(),
+                from: self.cursors.get(place).copied().unwrap_or_default().position,
+                to: *to,
+            })
+            .collect();
+        (moves, after)
+    }
+
+    fn report(&mut self, events: &[Event], tally: Tally) {
+        self.progressed = true;
+        if self.forked.is_empty() {
+            self.lane.part.set(Condition::Working);
+        }
+        let meters = &self.lane.meters;
+        meters.count(Outcome::Applied, tally.applied);
+        meters.count(Outcome::Waiting, tally.waiting);
+        meters.count(Outcome::Parked, tally.parked);
+        meters.count(Outcome::Letter, tally.letters);
+        meters.count(Outcome::UnknownType, tally.unknown_type);
+        if let Some(youngest) = events.iter().map(|event| event.occurred_at).max() {
+            let lag = self.lane.parts.clock.now() - youngest;
+            meters.batch(events.len(), lag.as_seconds_f64().max(0.0));
+        }
+    }
+
+    async fn stop(&self, reason: String) -> End {
+        self.lane.part.set(Condition::Stopped(reason.clone()));
+        match sql::stop(self.lane.parts.db.pool(), F::NAME, &reason).await {
+            Ok(()) => End::Stopped,
+            Err(error) => End::Doubt(in_words(&error)),
+        }
+    }
+}
