@@ -83,6 +83,19 @@ async fn every_stage_is_told_once_however_often_its_fact_is() -> anyhow::Result<
             .all(|mail| mail.to == [CUSTOMER] && mail.subject.contains(&order.number))
     );
     assert_eq!(world.told::<NotificationSent>().await?.len(), STAGES);
+
+    // N-6: whatever was asked for in order to send it is gone.
+    let kept = "SELECT count(*) FROM (
+                    SELECT n::text FROM notifications n UNION ALL SELECT j::text FROM jobs j
+                    UNION ALL SELECT f::text FROM job_failures f UNION ALL SELECT o::text FROM orders o
+                    UNION ALL SELECT m::text FROM open_matters m
+                    UNION ALL SELECT encode(payload, 'escape') FROM event_log) AS kept (line)
+                WHERE line ~* 'ada|whitcombe|@example|stoneware'";
+    assert_eq!(
+        one_row(world.pool(), kept).await?,
+        0,
+        "a name or an address was kept"
+    );
     world.end().await
 }
 

@@ -251,7 +251,7 @@ async fn what_its_owner_does_not_know_is_given_up() -> anyhow::Result<()> {
     world.end().await
 }
 
-/// A service that is stopped in the middle leaves nothing behind that the next one does not finish.
+/// A server that takes the connection and then says nothing does not hold the sender for ever.
 #[tokio::test]
 async fn a_try_that_hangs_is_ended_by_its_time_limit() -> anyhow::Result<()> {
     let sink = waybill_testkit::MailSink::start().await?;
