@@ -76,6 +76,7 @@ impl App {
             clock: deps.clock,
         };
         let service = base
+            .relay()
             .fold(follow, fold)
             .work(giver, JobOptions::default())
             .rpc(rpcs);

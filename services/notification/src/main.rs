@@ -2,24 +2,17 @@
 
 use std::process::ExitCode;
 
-use tokio::net::TcpListener;
 use waybill_kernel::time::SystemClock;
-use waybill_notification::{App, Config, Deps, StartError};
+use waybill_notification::{App, Config, Deps, NAME};
 use waybill_runtime::process::run_service;
 
 fn main() -> ExitCode {
-    run_service("notification", |config: Config, shutdown| async move {
-        let address = config.common.listen;
-        let listener = TcpListener::bind(address)
+    run_service(NAME, |config: Config, shutdown| async move {
+        let listener = waybill_service::listen(config.common.listen).await?;
+        let clock = SystemClock::shared();
+        App::build(config, Deps { clock })
+            .await?
+            .run(listener, shutdown)
             .await
-            .map_err(|source| StartError::Listen { address, source })?;
-        let app = App::build(
-            config,
-            Deps {
-                clock: SystemClock::shared(),
-            },
-        )
-        .await?;
-        app.run(listener, shutdown).await
     })
 }

@@ -83,6 +83,7 @@ impl App {
         let api = RefundServiceServer::new(grpc::Api::new(db.clone(), core.clone()))
             .max_decoding_message_size(limits.max_message_bytes);
         let service = base
+            .relay()
             .fold(RefundFold::new(deps.clock), fold)
             .work(Submit(cashier.clone()), jobs)
             .work(Resolve(cashier), jobs)

@@ -7,7 +7,7 @@
 //! ```ignore
 //! let base = Service::connect(NAME, config.common, &PEERS, &MIGRATOR, deps.clock).await?;
 //! let rpcs = Grpc::new(base.db().clone(), base.log());
-//! base.fold(Follow, FoldOptions::default()).rpc(OrderServiceServer::new(rpcs)).run(listener, shutdown).await
+//! base.relay().fold(Follow, FoldOptions::default()).rpc(OrderServiceServer::new(rpcs)).run(listener, shutdown).await
 //! ```
 //!
 //! It decides nothing about orders, and knows no service by name.
@@ -114,7 +114,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Connects to the database, brings the schema up to date, and prepares log, relay and server. Neither NATS nor the
+    /// Connects to the database, brings the schema up to date, and prepares log and server. Neither NATS nor the
     /// peers need be there yet. `peers` are the services whose logs are followed or that are called.
     ///
     /// # Errors
@@ -136,9 +136,7 @@ impl Service {
         };
         let db = Db::connect_with(&common.database, name, options).await?;
         migrate(&db, &[&waybill_events::MIGRATOR, migrations]).await?;
-        let backbone = Backbone::new(&db, &common.nats, peers.clone())
-            .clock(clock)
-            .relay();
+        let backbone = Backbone::new(&db, &common.nats, peers.clone()).clock(clock);
         let server = Server::new(name, verifier, common.limits.clone())
             .grace(common.shutdown_grace)
             .add(backbone.grpc(), FILE_DESCRIPTOR_SET);
@@ -180,6 +178,12 @@ impl Service {
             .get(service)
             .cloned()
             .ok_or(StartError::NoPeer(service))
+    }
+
+    /// Publishes the log: a service that tells the others anything needs it.
+    pub fn relay(mut self) -> Self {
+        self.backbone = self.backbone.relay();
+        self
     }
 
     /// Follows the logs of others.

@@ -9,13 +9,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use waybill_analytics::consumers::Facts;
-use waybill_analytics::{App, Config, Deps, StartError};
+use waybill_analytics::{App, Config, Deps};
 use waybill_events::{Event, Fold as _, FoldError, Log, Projection, Reaction};
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::time::FakeClock;
 use waybill_proto::waybill::analytics::v1 as proto;
 use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
+use waybill_service::StartError;
 use waybill_store::Db;
 use waybill_testkit::{Auth, TestDb, common_config, database};
 

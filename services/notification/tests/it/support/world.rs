@@ -17,12 +17,13 @@ use waybill_kernel::id::{MerchantId, OrderId, StoreId};
 use waybill_kernel::time::{Clock as _, FakeClock, SystemClock};
 use waybill_notification::config::Security;
 use waybill_notification::consumers::Messages;
-use waybill_notification::{App, Config, Deps, StartError};
+use waybill_notification::{App, Config, Deps};
 use waybill_proto::waybill::notification::v1 as proto;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
 use waybill_proto::waybill::notification::v1::{NotificationState, Stage};
 use waybill_rpc::client::{self, Channel};
 use waybill_runtime::service::DatabaseConfig;
+use waybill_service::StartError;
 use waybill_store::{Db, RetryClass as _};
 use waybill_testkit::{Auth, Mail, MailSink, TestDb, common_config, database, eventually};
 
