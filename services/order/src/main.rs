@@ -1,12 +1,18 @@
-//! The order service as a process of its own.
+//! The process `waybill-order`.
 
 use std::process::ExitCode;
 
-use waybill_order::{Config, Deps, run};
+use waybill_kernel::time::SystemClock;
+use waybill_order::{App, Config, Deps, NAME};
 use waybill_runtime::process::run_service;
 
 fn main() -> ExitCode {
-    run_service("order", |config: Config, shutdown| {
-        run(config, Deps::default(), shutdown)
+    run_service(NAME, |config: Config, shutdown| async move {
+        let listener = waybill_service::listen(config.common.listen).await?;
+        let clock = SystemClock::shared();
+        App::build(config, Deps { clock })
+            .await?
+            .run(listener, shutdown)
+            .await
     })
 }

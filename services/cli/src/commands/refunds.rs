@@ -53,7 +53,7 @@ pub async fn run(session: &Session, command: RefundsCommand, json: bool) -> anyh
                 shipping,
                 goodwill: None,
                 reason,
-                min_order_version: 0,
+                min_order_version: order.version,
             };
             client.create_refund(request).await?.into_inner().refund
         }

@@ -100,7 +100,7 @@ async fn quote(session: &Session, args: &ReturnArgs, json: bool) -> anyhow::Resu
         store_id: session.store_id.clone(),
         order_id: order.order_id.clone(),
         lines: lines(&order, args)?,
-        min_order_version: 0,
+        min_order_version: order.version,
     };
     let answer = session.refunds()?.quote_return(request).await?.into_inner();
     if json {
@@ -118,7 +118,7 @@ async fn request(session: &Session, args: &ReturnArgs, json: bool) -> anyhow::Re
         request_id: super::request_id(),
         order_id: order.order_id.clone(),
         lines: lines(&order, args)?,
-        min_order_version: 0,
+        min_order_version: order.version,
     };
     let answer = session.refunds()?.request_return(request).await?.into_inner();
     print(

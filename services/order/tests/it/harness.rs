@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::time::FakeClock;
-use waybill_order::{App, Config, Deps, StartError};
+use waybill_order::{App, Config, Deps};
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
+use waybill_service::StartError;
 use waybill_testkit::{Auth, TestDb, TestNats, common_config, database, nats};
 
 use crate::shop::Shop;
