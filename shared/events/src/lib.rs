@@ -45,7 +45,7 @@ pub use log::Log;
 pub use nats::NatsError;
 pub use position::{Position, PositionError};
 pub use relay::RelayOptions;
-pub use status::{Condition, Status};
+pub use status::{Condition, HEALTH_NAME, Status};
 
 /// The tables of the backbone, versions 1001 to 2000. To be handed to `waybill_store::migrate` by every service that has
 /// a log or follows one.

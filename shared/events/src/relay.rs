@@ -265,6 +265,9 @@ impl Relay {
         let mut window = Window::new(last_sequence, self.options.in_flight, MAX_BYTES);
         let mut pace = Pace::new(&self.options);
         loop {
+            if lead.lost.is_cancelled() {
+                return Err(Stop::LostLead);
+            }
             let page = store::log::page(
                 &pool,
                 self.log.source(),

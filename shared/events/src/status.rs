@@ -4,10 +4,17 @@
 //! one line and not ten thousand.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// The name under which the health service answers for the backbone.
+pub const HEALTH_NAME: &str = "waybill.backbone";
 
 /// How a part of the backbone is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +134,30 @@ impl Status {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<BTreeMap<String, Condition>> {
         self.conditions.subscribe()
+    }
+
+    /// Tells the health service, under [`HEALTH_NAME`], until `stop`: not serving while any part needs a person. The
+    /// health of the service itself is left alone: it can take calls while its backbone stands still.
+    ///
+    /// # Errors
+    ///
+    /// None; the type is what a task group wants.
+    pub async fn report(self, health: HealthReporter, stop: CancellationToken) -> Result<(), Infallible> {
+        let mut watch = self.watch();
+        loop {
+            let stuck = watch.borrow_and_update().values().any(Condition::needs_a_person);
+            let serving = if stuck {
+                ServingStatus::NotServing
+            } else {
+                ServingStatus::Serving
+            };
+            health.set_service_status(HEALTH_NAME, serving).await;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                // `self` holds the sender, so this cannot fail.
+                _ = watch.changed() => {}
+            }
+        }
     }
 
     /// One part, to report for it.

@@ -2,7 +2,7 @@
 //!
 //! It ends, rather than repair itself, whenever the database says something else than its memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use waybill_store::Backoff;
 use waybill_store::error::StoreError;
 
 use super::apply::{ApplyError, Tally};
-use super::feeder::{Feeder, Fills, Input, budget};
+use super::feeder::{Comparer, Feeder, Fills, Input, budget};
 use super::lane::{End, Lane};
 use super::lease::Owned;
 use super::{Fold, FoldError};
@@ -46,8 +46,8 @@ pub(super) struct Era<'l, F> {
     /// Partitions whose events were asked for from the log, and the furthest live event that was dropped meanwhile
     /// because it did not fit.
     filling: HashMap<Place, Position>,
-    /// Partitions that stand still because the producer's history forked.
-    forked: HashSet<Place>,
+    /// Partitions that stand still because the producer's history forked, and what there is to say about it.
+    forked: HashMap<Place, String>,
     fills: Vec<Arc<Fills>>,
     feeders: JoinSet<()>,
     inputs: mpsc::Receiver<Input>,
@@ -76,6 +76,15 @@ impl<'l, F: Fold> Era<'l, F> {
         let mut fills = Vec::new();
         for (index, (source, log)) in parts.logs.iter().enumerate() {
             let asked = Arc::new(Fills::default());
+            let (live, is_live) = watch::channel(false);
+            let comparer = Comparer {
+                index,
+                log: log.clone(),
+                options: parts.options.clone(),
+                lane: sender.clone(),
+                live: is_live,
+            };
+            feeders.spawn(comparer.run());
             let feeder = Feeder {
                 index,
                 source: Arc::clone(source),
@@ -87,6 +96,7 @@ impl<'l, F: Fold> Era<'l, F> {
                     .status
                     .part(format!("fold {}/{} {source}", F::NAME, parts.index)),
                 lane: sender.clone(),
+                live,
                 fills: Arc::clone(&asked),
                 budget: Arc::new(Semaphore::new(budget(parts.options.batch_bytes))),
                 todo: Default::default(),
@@ -102,7 +112,7 @@ impl<'l, F: Fold> Era<'l, F> {
             owned,
             cursors,
             filling: HashMap::new(),
-            forked: HashSet::new(),
+            forked: HashMap::new(),
             fills,
             feeders,
             inputs,
@@ -194,7 +204,7 @@ impl<'l, F: Fold> Era<'l, F> {
     /// Whether an event is the next one of its partition. What is missing is asked for.
     fn decide(&mut self, place: Place, cursor: Cursor, event: &Event, complete: bool) -> bool {
         match cursor.decide(event.prev, event.position) {
-            Decision::Apply if complete => !self.forked.contains(&place),
+            Decision::Apply if complete => !self.forked.contains_key(&place),
             Decision::Skip => false,
             Decision::Apply | Decision::Gap => {
                 if complete && !self.filling.contains_key(&place) {
@@ -207,17 +217,26 @@ impl<'l, F: Fold> Era<'l, F> {
                 false
             }
             Decision::Fork => {
-                if self.forked.insert(place) {
-                    let source = &self.lane.parts.logs[place.0].0;
-                    self.lane.part.set(Condition::HistoryDiffers(format!(
+                let source = &self.lane.parts.logs[place.0].0;
+                self.forked.entry(place).or_insert_with(|| {
+                    format!(
                         "virtual partition {} of {source}: event {} follows {}, but {} was applied last; {source} lost \
                          events that this consumer has applied",
                         place.1, event.position, event.prev, cursor.position
-                    )));
-                }
+                    )
+                });
+                self.say_how_it_is();
                 false
             }
         }
+    }
+
+    /// Working, as far as this era knows.
+    fn say_how_it_is(&self) {
+        self.lane.part.set(match self.forked.values().next() {
+            None => Condition::Working,
+            Some(reason) => Condition::HistoryDiffers(reason.clone()),
+        });
     }
 
     fn compare(&mut self, source: usize, heads: &[(u16, Position)], ahead: &HashMap<Place, Cursor>) {
@@ -238,7 +257,7 @@ impl<'l, F: Fold> Era<'l, F> {
     }
 
     fn fill_from(&mut self, place: Place, cursor: Cursor) {
-        if !self.forked.contains(&place) && !self.filling.contains_key(&place) {
+        if !self.forked.contains_key(&place) && !self.filling.contains_key(&place) {
             self.filling.insert(place, Position::ZERO);
             self.fills[place.0].ask(place.1, cursor.position);
         }
@@ -252,7 +271,7 @@ impl<'l, F: Fold> Era<'l, F> {
         ) else {
             return;
         };
-        if cursor.position < furthest && !self.forked.contains(&place) {
+        if cursor.position < furthest && !self.forked.contains_key(&place) {
             let (fills, after) = (Arc::clone(&self.fills[place.0]), cursor.position);
             self.filling.insert(place, furthest);
             tokio::spawn(async move {
@@ -354,9 +373,7 @@ impl<'l, F: Fold> Era<'l, F> {
 
     fn report(&mut self, events: &[Event], tally: Tally) {
         self.progressed = true;
-        if self.forked.is_empty() {
-            self.lane.part.set(Condition::Working);
-        }
+        self.say_how_it_is();
         let meters = &self.lane.meters;
         meters.count(Outcome::Applied, tally.applied);
         meters.count(Outcome::Waiting, tally.waiting);

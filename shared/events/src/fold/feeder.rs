@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use futures_util::StreamExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use waybill_store::Backoff;
 
 use super::FoldOptions;
@@ -24,8 +24,8 @@ use crate::reader::{ReadError, SourceLog};
 use crate::relay::in_words;
 use crate::status::{Condition, Part};
 
-/// How long the next part of a log may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the next part of a log may take. Live events wait meanwhile.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Permits count kibibytes.
 const PERMIT_BYTES: usize = 1024;
@@ -85,11 +85,59 @@ pub(super) struct Feeder {
     pub options: FoldOptions,
     pub part: Part,
     pub lane: mpsc::Sender<Input>,
+    /// Whether the stream can be read, for the [`Comparer`].
+    pub live: watch::Sender<bool>,
     pub fills: Arc<Fills>,
     pub budget: Arc<Semaphore>,
     pub todo: BTreeMap<u16, Position>,
     pub failures: u32,
     pub retry_at: Option<Instant>,
+}
+
+/// Asks the producer of one log from time to time where the log ends, so that the lane notices what neither the stream
+/// nor a later event has told it. Apart from the feeder, because a producer that hangs must not hold up live events.
+pub(super) struct Comparer {
+    pub index: usize,
+    pub log: SourceLog,
+    pub options: FoldOptions,
+    pub lane: mpsc::Sender<Input>,
+    pub live: watch::Receiver<bool>,
+}
+
+impl Comparer {
+    /// Compares until the lane or the feeder is gone.
+    pub async fn run(mut self) {
+        loop {
+            let pause = if *self.live.borrow_and_update() {
+                self.options.compare_every
+            } else {
+                self.options.compare_without_stream
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = self.live.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+            match within(self.log.heads()).await {
+                Ok(heads) => {
+                    if self
+                        .lane
+                        .send(Input::Heads {
+                            source: self.index,
+                            heads,
+                        })
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(error) => tracing::debug!(error = in_words(&error), "the heads of a log are not known"),
+            }
+        }
+    }
 }
 
 /// The lane is gone.
@@ -128,8 +176,10 @@ impl Feeder {
                     Ok(messages) => {
                         failures = 0;
                         self.part.set(Condition::Working);
+                        self.live.send_replace(true);
                         self.tell(Input::Behind { source: self.index }).await?;
                         let reason = self.follow(messages, &mut link).await?;
+                        self.live.send_replace(false);
                         tracing::debug!(source = &*self.source, reason, "the stream has to be read anew");
                         continue;
                     }
@@ -149,11 +199,6 @@ impl Feeder {
         link: &mut watch::Receiver<Link>,
     ) -> Result<String, LaneGone> {
         let fills = Arc::clone(&self.fills);
-        let mut compare = tokio::time::interval_at(
-            Instant::now() + self.options.compare_every,
-            self.options.compare_every,
-        );
-        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut delivered = 0;
         loop {
             let retry_at = self.retry_at;
@@ -177,7 +222,6 @@ impl Feeder {
                     }
                     self.hand_on(message.message).await?;
                 }
-                _ = compare.tick() => self.compare().await?,
             }
         }
     }
@@ -190,8 +234,6 @@ impl Feeder {
     ) -> Result<(), LaneGone> {
         let fills = Arc::clone(&self.fills);
         let end = Instant::now() + time;
-        let mut compare = tokio::time::interval(self.options.compare_without_stream);
-        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let retry_at = self.retry_at;
             tokio::select! {
@@ -200,7 +242,6 @@ impl Feeder {
                 () = at(retry_at) => self.fill().await?,
                 Ok(()) = link.changed() => return Ok(()),
                 () = tokio::time::sleep_until(end) => return Ok(()),
-                _ = compare.tick() => self.compare().await?,
             }
         }
     }
@@ -279,27 +320,6 @@ impl Feeder {
                 }
                 Ok(None) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    /// Asks the producer where its log ends.
-    async fn compare(&mut self) -> Result<(), LaneGone> {
-        match within(self.log.heads()).await {
-            Ok(heads) => {
-                self.tell(Input::Heads {
-                    source: self.index,
-                    heads,
-                })
-                .await
-            }
-            Err(error) => {
-                tracing::debug!(
-                    source = &*self.source,
-                    error = in_words(&error),
-                    "the heads of the log are not known"
-                );
-                Ok(())
             }
         }
     }

@@ -293,9 +293,10 @@ pub(crate) async fn end_of_generation(
     generation: i64,
 ) -> Result<Position, StoreError> {
     let row: Option<(i64, i64, i64)> = sqlx::query_as(
-        "SELECT generation, xid::text::bigint, position FROM event_log
-         WHERE generation <= $1 AND $1 < (SELECT i.generation FROM log_identity i)
-         ORDER BY generation DESC, xid DESC, position DESC LIMIT 1",
+        // Qualified: ORDER BY would take the bare name for the cast value, which no index has.
+        "SELECT l.generation, l.xid::text::bigint, l.position FROM event_log l
+         WHERE l.generation <= $1 AND $1 < (SELECT i.generation FROM log_identity i)
+         ORDER BY l.generation DESC, l.xid DESC, l.position DESC LIMIT 1",
     )
     .bind(generation)
     .fetch_optional(executor)
@@ -360,14 +361,22 @@ pub(crate) struct Chunk {
 const CHUNK: &str = "
     WITH cursors AS (
         SELECT i.generation AS log_generation, c.*,
-               LEAST(pg_snapshot_xmin(pg_current_snapshot()), $7::xid8) AS watermark
-        FROM log_identity i,
-             UNNEST($1::smallint[], $2::bigint[], $3::text[]::xid8[], $4::bigint[]) AS c (vpartition, generation, xid, position)
+               LEAST(pg_snapshot_xmin(pg_current_snapshot()), $7::xid8) AS watermark,
+               b.generation AS before_generation, b.xid AS before_xid, b.position AS before_position
+        FROM log_identity i
+        CROSS JOIN UNNEST($1::smallint[], $2::bigint[], $3::text[]::xid8[], $4::bigint[])
+             AS c (vpartition, generation, xid, position)
+        LEFT JOIN LATERAL (
+            SELECT l.generation, l.xid, l.position FROM event_log l
+            WHERE l.vpartition = c.vpartition AND (l.generation, l.xid, l.position) <= (c.generation, c.xid, c.position)
+            ORDER BY l.generation DESC, l.xid DESC, l.position DESC
+            LIMIT 1
+        ) b ON true
     ), keys AS (
-        SELECT k.*, b.generation AS before_generation, b.xid AS before_xid, b.position AS before_position
+        SELECT k.*, c.before_generation, c.before_xid, c.before_position, c.watermark
         FROM cursors c
         CROSS JOIN LATERAL (
-            SELECT l.vpartition, l.generation, l.xid, l.position,
+            SELECT l.generation, l.xid, l.position,
                    row_number() OVER (ORDER BY l.generation, l.xid, l.position) AS number
             FROM event_log l
             WHERE l.vpartition = c.vpartition
@@ -376,26 +385,23 @@ const CHUNK: &str = "
             ORDER BY l.generation, l.xid, l.position
             LIMIT $5
         ) k
-        LEFT JOIN LATERAL (
-            SELECT l.generation, l.xid, l.position FROM event_log l
-            WHERE l.vpartition = c.vpartition AND (l.generation, l.xid, l.position) <= (c.generation, c.xid, c.position)
-            ORDER BY l.generation DESC, l.xid DESC, l.position DESC
-            LIMIT 1
-        ) b ON true
     ), cut AS (
-        SELECT generation, xid, position FROM keys WHERE number = $5 ORDER BY generation, xid, position LIMIT 1
+        SELECT k.generation, k.xid, k.position FROM keys k WHERE k.number = $5
+        ORDER BY k.generation, k.xid, k.position LIMIT 1
     ), told AS (
         SELECT k.* FROM keys k LEFT JOIN cut ON true
         WHERE cut.position IS NULL OR (k.generation, k.xid, k.position) <= (cut.generation, cut.xid, cut.position)
         ORDER BY k.generation, k.xid, k.position
         LIMIT $6
     )
-    SELECT (SELECT watermark::text::bigint FROM cursors LIMIT 1) AS watermark,
+    SELECT t.watermark::text::bigint AS watermark,
            t.before_generation, t.before_xid::text::bigint AS before_xid, t.before_position,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
            e.payload, e.traceparent, e.occurred_at
-    FROM told t JOIN event_log e ON e.position = t.position
+    FROM told t
+    -- LIMIT: one by one through the primary key, whatever the planner thinks of the number of rows.
+    CROSS JOIN LATERAL (SELECT * FROM event_log l WHERE l.position = t.position LIMIT 1) e
     ORDER BY e.generation, e.xid, e.position";
 
 #[derive(FromRow)]

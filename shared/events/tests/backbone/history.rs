@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use waybill_events::envelope::stream_name;
-use waybill_events::{Condition, Position};
+use waybill_events::{Condition, HEALTH_NAME, Position};
 use waybill_kernel::id::OrderId;
 use waybill_store::error::StoreError;
 use waybill_testkit::eventually;
@@ -92,7 +95,6 @@ async fn without_nats_everything_still_arrives() -> anyhow::Result<()> {
 #[tokio::test]
 async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<()> {
     let world = World::new(&["order", "analytics"]).await;
-    let context = jetstream::new(world.nats.client(world.nats.url()).await);
     {
         // A log that goes on further …
         let node = world.producer("order").await?;
@@ -121,6 +123,7 @@ async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<
     })
     .await;
     assert!(stopped.contains("is not in the log"), "{stopped}");
+    assert_eq!(health(&node).await?, ServingStatus::NotServing);
     let refused = node
         .append(&[placed(OrderId::generate())])
         .await
@@ -151,8 +154,20 @@ async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<
     // A consumer that had not seen the lost events takes the new history as it is.
     let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
     converged(&node, &consumer.db).await?;
-    drop(context);
+    assert_eq!(health(&node).await?, ServingStatus::Serving);
     Ok(())
+}
+
+/// What the health service says of the backbone.
+async fn health(node: &Node) -> anyhow::Result<ServingStatus> {
+    let request = HealthCheckRequest {
+        service: HEALTH_NAME.to_owned(),
+    };
+    let answer = HealthClient::new(node.channel()?)
+        .check(request)
+        .await?
+        .into_inner();
+    Ok(answer.status())
 }
 
 /// A consumer has applied events that the producer then lost: it stops there and says so.

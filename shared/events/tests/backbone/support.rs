@@ -117,6 +117,7 @@ impl World {
         let server = Server::new(service, self.auth.verifier().clone(), Limits::default())
             .grace(Duration::from_millis(100))
             .add(grpc, FILE_DESCRIPTOR_SET);
+        tasks.spawn("health", status.clone().report(server.health(), tasks.token()));
         tasks.spawn("server", server.serve(listener, tasks.token()));
         Ok(Node {
             service,
