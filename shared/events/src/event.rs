@@ -168,7 +168,7 @@ impl Event {
         short_type(&self.type_name)
     }
 
-    /// The name of its virtual partition's place in memory: roughly how much it holds.
+    /// Roughly how many bytes it takes in memory.
     pub(crate) fn weight(&self) -> usize {
         self.payload.len() + 512
     }
