@@ -1,0 +1,336 @@
+//! The binary as a person or a program meets it: help, errors, the stack it starts and leaves nothing of.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use clap::CommandFactory as _;
+use serde_json::Value;
+use tempfile::TempDir;
+use waybill_cli::args::Cli;
+
+const WAYBILL: &str = env!("CARGO_BIN_EXE_waybill");
+
+/// The sample of the demo.
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/orders.csv");
+
+/// How long the stack may take to start or to stop on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A place for one test: everything that is written is below it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("waybill-cli-").tempdir()?;
+        // Postgres may run as another user, who has to get through.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(folder.path().join("tmp"))?;
+        fs::set_permissions(folder.path().join("tmp"), fs::Permissions::from_mode(0o1777))?;
+        Ok(Self { folder })
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.folder.path().join("tmp")
+    }
+
+    fn context(&self) -> PathBuf {
+        self.folder.path().join("state/context.json")
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(WAYBILL);
+        command
+            .args(arguments)
+            .env("TMPDIR", self.tmp())
+            .env("WAYBILL_CONTEXT", self.context())
+            .env_remove("WAYBILL_INFRA_POSTGRES_URL")
+            .env_remove("WAYBILL_INFRA_NATS_URL")
+            .env_remove("WAYBILL_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Output> {
+        Ok(self.command(arguments).output()?)
+    }
+
+    /// What a command says that must succeed.
+    fn said(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.run(arguments)?;
+        ensure!(
+            output.status.success(),
+            "{arguments:?} ended with {}: {}",
+            output.status,
+            errors(&output)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The same as JSON.
+    fn json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let arguments: Vec<&str> = [&["--json"], arguments].concat();
+        let said = self.said(&arguments)?;
+        serde_json::from_str(&said).with_context(|| format!("{arguments:?} said {said}"))
+    }
+
+    /// What a command says that must fail with this exit code.
+    fn complaint(&self, arguments: &[&str], code: i32) -> anyhow::Result<String> {
+        let output = self.run(arguments)?;
+        ensure!(
+            output.status.code() == Some(code),
+            "{arguments:?} ended with {}",
+            output.status
+        );
+        Ok(errors(&output))
+    }
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A running `waybill up`. In a process group of its own, so that a signal to the group reaches it as Ctrl-C would.
+struct Up {
+    child: Child,
+    addresses: Value,
+}
+
+impl Up {
+    fn start(place: &Place) -> anyhow::Result<Self> {
+        let errors = fs::File::create(place.folder.path().join("errors"))?;
+        let mut command = place.command(["--json", "up"]);
+        let mut child = command
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("standard output is piped")?).read_line(&mut line)?;
+        let said = || fs::read_to_string(place.folder.path().join("errors")).unwrap_or_default();
+        let addresses =
+            serde_json::from_str(&line).with_context(|| format!("it said {line:?} and {}", said()));
+        match addresses {
+            Ok(addresses) => Ok(Self { child, addresses }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends Ctrl-C and waits for the end.
+    fn interrupt(mut self) -> anyhow::Result<std::process::ExitStatus> {
+        let group = format!("-{}", self.child.id());
+        let sent = Command::new("sh")
+            .args(["-c", "kill -s INT -- \"$1\"", "sh", &group])
+            .status()?;
+        ensure!(sent.success(), "the signal could not be sent");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "it did not end within {} s of Ctrl-C",
+                PATIENCE.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // Already gone, unless the test failed before it ended it.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// The command lines of all processes that name this path.
+fn processes_below(path: &Path) -> anyhow::Result<Vec<String>> {
+    let output = Command::new("ps")
+        .args(["-axww", "-o", "args="])
+        .output()
+        .context("ps cannot be run")?;
+    let path = path.to_string_lossy();
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Ok(lines
+        .lines()
+        .filter(|line| line.contains(&*path))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn help_teaches_every_command_and_argument() -> anyhow::Result<()> {
+    fn untaught(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        if command.get_about().is_none() {
+            found.push(path.clone());
+        }
+        for argument in command.get_arguments() {
+            if argument.get_help().is_none() && !matches!(argument.get_id().as_str(), "help" | "version") {
+                found.push(format!("{path} {}", argument.get_id()));
+            }
+        }
+        for command in command
+            .get_subcommands()
+            .filter(|command| command.get_name() != "help")
+        {
+            untaught(command, &path, found);
+        }
+    }
+    let mut found = Vec::new();
+    Cli::command().debug_assert();
+    untaught(&Cli::command(), "", &mut found);
+    assert!(found.is_empty(), "without help: {found:?}");
+
+    let place = Place::new()?;
+    let help = place.said(&["--help"])?;
+    for word in [
+        "demo",
+        "up",
+        "orders",
+        "returns",
+        "refunds",
+        "analytics",
+        "--json",
+        "WAYBILL_CONTEXT",
+    ] {
+        assert!(help.contains(word), "--help does not name {word}: {help}");
+    }
+    assert!(place.said(&["orders", "import", "--help"])?.contains("Shopify"));
+    assert!(place.said(&["--version"])?.starts_with("waybill "));
+    Ok(())
+}
+
+#[test]
+fn completions_are_scripts_of_their_shell() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = place.said(&["completions", shell])?;
+        for word in ["analytics", "without-payments"] {
+            assert!(
+                script.contains(word),
+                "the script for {shell} does not complete {word}"
+            );
+        }
+        if shell == "bash" {
+            let file = place.folder.path().join("completions");
+            fs::write(&file, &script)?;
+            let checked = Command::new("bash").arg("-n").arg(&file).output()?;
+            assert!(checked.status.success(), "bash: {}", errors(&checked));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn errors_name_the_way_out() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let no_stack = place.complaint(&["orders", "list"], 1)?;
+    assert!(
+        no_stack.contains("waybill up") && no_stack.contains("--context"),
+        "{no_stack}"
+    );
+    assert!(
+        no_stack.contains(&*place.context().to_string_lossy()),
+        "{no_stack}"
+    );
+
+    let broken = place.folder.path().join("broken.json");
+    fs::write(&broken, "{}")?;
+    let broken = place.complaint(&["--context", &broken.to_string_lossy(), "orders", "list"], 1)?;
+    assert!(
+        broken.contains("broken.json") && broken.contains("context file"),
+        "{broken}"
+    );
+
+    let typo = place.complaint(&["order", "list"], 2)?;
+    assert!(typo.contains("orders"), "{typo}");
+    let port = place.complaint(&["up", "--port", "70000"], 2)?;
+    assert!(port.contains("70000"), "{port}");
+    let file = place.complaint(&["demo", "--orders", "/nowhere/orders.csv"], 1)?;
+    assert!(file.contains("/nowhere/orders.csv"), "{file}");
+    Ok(())
+}
+
+#[test]
+fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let up = Up::start(&place)?;
+    let told = |field: &str| up.addresses[field].as_str().map(str::to_owned);
+    ensure!(
+        up.addresses.get("token").is_none(),
+        "the token is on standard output"
+    );
+    ensure!(
+        told("context").as_deref() == place.context().to_str(),
+        "{:?}",
+        up.addresses
+    );
+    let mode = fs::metadata(place.context())?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "others may read the context: {mode:o}");
+    ensure!(
+        !processes_below(&place.tmp())?.is_empty(),
+        "the test looks for the wrong processes"
+    );
+
+    let order = up.addresses["endpoints"]["order"]
+        .as_str()
+        .context("the address of the order service")?;
+    place.said(&["health", order])?;
+    let imported = place.json(&["orders", "import", SAMPLE])?;
+    ensure!(
+        imported["placed"] == 32 && imported["payments"] == 32,
+        "{imported}"
+    );
+    let again = place.json(&["orders", "import", SAMPLE])?;
+    ensure!(again["placed"] == 0 && again["duplicates"] == 32, "{again}");
+
+    let list = place.json(&["orders", "list", "--limit", "100"])?;
+    ensure!(
+        list["orders"].as_array().is_some_and(|orders| orders.len() == 32),
+        "{list}"
+    );
+    let table = place.said(&["orders", "list", "--limit", "5"])?;
+    ensure!(
+        table.contains("number") && table.matches("#10").count() == 5,
+        "{table}"
+    );
+    let one = place.json(&["orders", "get", "#1004"])?;
+    ensure!(one["order"]["totals"]["total"]["minorUnits"] == "9913", "{one}");
+    let missing = place.complaint(&["orders", "get", "#4711"], 1)?;
+    ensure!(missing.contains("ORDER_NOT_FOUND"), "{missing}");
+    let balance = place.json(&["refunds", "balance"])?;
+    ensure!(balance["balanced"] == true, "{balance}");
+
+    let status = up.interrupt()?;
+    ensure!(status.success(), "it ended with {status}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The file of spans outlives the stack: it is what `waybill trace` reads.
+        let names = fs::read_dir(place.tmp())?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let files: Vec<String> = names.filter(|name| !name.starts_with("waybill-spans-")).collect();
+        let processes = processes_below(&place.tmp())?;
+        if files.is_empty() && processes.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "left behind: {files:?} {processes:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
