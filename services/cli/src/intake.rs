@@ -159,7 +159,9 @@ async fn record_payments(session: &Session, taken: &mut Taken) -> anyhow::Result
                 let (mut client, request) = (client.clone(), request.clone());
                 async move { client.record_payment(request).await }
             });
-            let version = answer.await.map(|answer| answer.into_inner().order.map_or(0, |order| order.version));
+            let version = answer
+                .await
+                .map(|answer| answer.into_inner().order.map_or(0, |order| order.version));
             anyhow::Ok((at, version.map_err(|status| payment_refused(order, &status))))
         })
         .buffer_unordered(IN_FLIGHT)

@@ -5,7 +5,7 @@
 
 use chrono::DateTime;
 use chrono_tz::Tz;
-use tonic::Status;
+use tonic::{Code, Status};
 use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::fulfillment::v1::GetShipmentRequest;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
@@ -31,6 +31,29 @@ pub struct Addressed {
     pub facts: Facts,
 }
 
+/// Why an owner did not say what was asked. The status of a peer may name what it was asked for: only its code is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OwnerError {
+    /// There is no such order, shipment, return or refund.
+    #[error("an owner does not know what the message is about")]
+    NotFound,
+    /// The owner could not, or would not, answer.
+    #[error("an owner could not be asked: {0:?}")]
+    Unanswered(Code),
+    /// The answer lacks what was asked for.
+    #[error("an owner answered without the {0}")]
+    Incomplete(&'static str),
+}
+
+impl From<Status> for OwnerError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::NotFound => OwnerError::NotFound,
+            code => OwnerError::Unanswered(code),
+        }
+    }
+}
+
 /// Clients of the services that own what messages say.
 #[derive(Clone)]
 pub struct Owners {
@@ -44,7 +67,7 @@ pub struct Owners {
 
 impl Owners {
     /// Asks for everything a notification says. The order and its subject are asked for at once.
-    pub async fn facts(&self, notification: &Notification, brand: &Brand) -> Result<Addressed, Status> {
+    pub async fn facts(&self, notification: &Notification, brand: &Brand) -> Result<Addressed, OwnerError> {
         let zone: Tz = brand.time_zone.parse().unwrap_or(Tz::UTC);
         let subject = notification.stage.subject();
         let (order, shipment, returned, refund) = tokio::try_join!(
@@ -69,7 +92,7 @@ impl Owners {
         })
     }
 
-    async fn order(&self, notification: &Notification) -> Result<Order, Status> {
+    async fn order(&self, notification: &Notification) -> Result<Order, OwnerError> {
         let request = GetOrderRequest {
             merchant_id: notification.merchant.to_string(),
             store_id: notification.store.to_string(),
@@ -84,7 +107,7 @@ impl Owners {
         notification: &Notification,
         subject: Subject,
         zone: Tz,
-    ) -> Result<Option<ShipmentFacts>, Status> {
+    ) -> Result<Option<ShipmentFacts>, OwnerError> {
         if subject != Subject::Shipment {
             return Ok(None);
         }
@@ -122,7 +145,7 @@ impl Owners {
         &self,
         notification: &Notification,
         subject: Subject,
-    ) -> Result<Option<ReturnFacts>, Status> {
+    ) -> Result<Option<ReturnFacts>, OwnerError> {
         if subject != Subject::Return {
             return Ok(None);
         }
@@ -153,7 +176,7 @@ impl Owners {
         notification: &Notification,
         subject: Subject,
         zone: Tz,
-    ) -> Result<Option<RefundFacts>, Status> {
+    ) -> Result<Option<RefundFacts>, OwnerError> {
         if subject != Subject::Refund {
             return Ok(None);
         }
@@ -175,8 +198,8 @@ impl Owners {
 }
 
 /// An answer without what was asked for.
-fn missing(what: &str) -> Status {
-    Status::internal(format!("an owner answered without the {what}"))
+fn missing(what: &'static str) -> OwnerError {
+    OwnerError::Incomplete(what)
 }
 
 /// Shipments and returns name their lines by id; the order knows what customers call them.

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::{Code, Status};
 use waybill_events::Log;
 use waybill_kernel::time;
 use waybill_store::Db;
@@ -16,7 +15,7 @@ use crate::domain::brand::Brand;
 use crate::domain::notification::{Notification, State, reason};
 use crate::domain::turn::Turn;
 use crate::error::Error;
-use crate::owners::{Addressed, Owners};
+use crate::owners::{Addressed, OwnerError, Owners};
 use crate::providers::{Carrier, Outgoing, SendError};
 use crate::render::Renderer;
 use crate::store;
@@ -101,12 +100,12 @@ impl Sender {
         let last = job.attempt >= self.max_attempts;
         let Addressed { email, locale, facts } = match self.owners.facts(notification, brand).await {
             Ok(addressed) => addressed,
-            Err(status) if last && status.code() == Code::NotFound => {
+            Err(OwnerError::NotFound) if last => {
                 let reason = reason::SUBJECT_NOT_FOUND;
                 return self.finish(job, notification, State::Failed, reason).await;
             }
             Err(_) if last => return Ok(Done::Again { after: OWNER_PAUSE }),
-            Err(status) => return Err(unanswered(&status)),
+            Err(error) => return Err(JobError::retry(error.to_string())),
         };
         if email.is_empty() {
             return self
@@ -177,11 +176,6 @@ fn message_id(notification: &Notification, brand: &Brand) -> String {
         .next()
         .unwrap_or(brand.from_email.as_str());
     format!("{}@{domain}", notification.id)
-}
-
-/// The status of a peer may name what it was asked for: only its code is kept.
-fn unanswered(status: &Status) -> JobError {
-    JobError::retry(format!("an owner could not be asked: {:?}", status.code()))
 }
 
 /// The reason of an error of our own: its text names no person.

@@ -1,3 +1,5 @@
+//! The fold against a real database: facets, timeline, completion, facts told twice.
+
 use std::sync::Arc;
 
 use chrono::DateTime;

@@ -12,8 +12,6 @@
 //!
 //! It decides nothing about orders, and knows no service by name.
 
-mod health;
-
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -239,7 +237,7 @@ impl Service {
         for start in self.starts {
             start(&tasks);
         }
-        tasks.spawn("health", health::report(status, reporter, tasks.token()));
+        tasks.spawn("backbone health", status.report(reporter, tasks.token()));
         let upkeep = maintain(self.db.clone(), MaintenanceOptions::default(), tasks.token());
         tasks.spawn("upkeep", upkeep);
 

@@ -131,7 +131,10 @@ async fn play(stack: &Stack, import: &Import, started: Instant, json: bool) -> a
             taken.payments
         ),
     );
-    anyhow::ensure!(!taken.orders.is_empty(), "no order was taken; the reasons stand above");
+    anyhow::ensure!(
+        !taken.orders.is_empty(),
+        "no order was taken; the reasons stand above"
+    );
     stack
         .mails()
         .wait("the first confirmation", crate::wait::PATIENCE, |mails| {

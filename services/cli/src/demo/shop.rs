@@ -115,13 +115,14 @@ async fn stock(session: &Session, import: &Import) -> anyhow::Result<()> {
     {
         *wanted.entry(&line.sku).or_default() += i64::from(line.quantity);
     }
+    // Either place could ship every order whole, so none of them is split.
     let adjustments: Vec<StockAdjustment> = wanted
-        .into_iter()
-        .zip(location_ids.iter().cycle())
+        .iter()
+        .flat_map(|wanted| location_ids.iter().map(move |location_id| (wanted, location_id)))
         .map(|((sku, units), location_id)| StockAdjustment {
-            sku: sku.to_owned(),
+            sku: (*sku).to_owned(),
             location_id: location_id.clone(),
-            change: Some(stock_adjustment::Change::Delta(units + SPARE)),
+            change: Some(stock_adjustment::Change::Delta(*units + SPARE)),
             safety_stock: None,
         })
         .collect();

@@ -1,3 +1,5 @@
+//! Freezing an order: bad input is named, good input is kept.
+
 use std::collections::BTreeMap;
 
 use waybill_kernel::money::Currency;

@@ -1,3 +1,5 @@
+//! Prices: shares, nets and totals sum exactly, whatever the order.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
