@@ -4,6 +4,7 @@
 //! other. It does not check totals, amounts or lengths: that is the order service's work, and its answer names the
 //! fields.
 
+mod rows;
 pub mod shopify;
 
 use chrono::{DateTime, Utc};
@@ -73,5 +74,8 @@ pub enum ImportError {
     },
     /// The file could not be read.
     #[error("the file could not be read")]
-    Read(#[from] csv::Error),
+    Read(#[from] std::io::Error),
+    /// It is no table of text.
+    #[error("the file could not be read as CSV")]
+    Csv(#[from] csv::Error),
 }
