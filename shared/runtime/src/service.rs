@@ -115,28 +115,19 @@ impl Validate for DatabaseConfig {
 }
 
 /// The broker.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NatsConfig {
-    /// Address, `nats://user:password@host:port`, several separated by commas. Default `nats://127.0.0.1:4222`.
+    /// Address, `nats://user:password@host:port`, several separated by commas. Required.
     pub url: Secret,
     /// The text of a NATS credentials file; none when not set.
     pub credentials: Secret,
 }
 
-impl Default for NatsConfig {
-    fn default() -> Self {
-        NatsConfig {
-            url: Secret::from_value("nats://127.0.0.1:4222"),
-            credentials: Secret::default(),
-        }
-    }
-}
-
 impl Validate for NatsConfig {
     fn validate(&self, violations: &mut Violations) {
         if !self.url.is_set() {
-            violations.push("nats.url", "is not set; write nats://host:port");
+            violations.push("nats.url", "is required: give nats.url, or nats.url.file");
         }
     }
 }
