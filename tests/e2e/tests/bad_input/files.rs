@@ -75,7 +75,9 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
         )
         .spoil(8, row(1007, "3", "Stoneware mug"))
         .spoil(9, row(1008, "2", "Mug, 4\" tall").replace("Mug, ", "Mug "))
-        .spoil(11, row(1010, "-2", "Stoneware mug"));
+        .spoil(11, row(1010, "-2", "Stoneware mug"))
+        // Its quote is never closed, and must not swallow the last order.
+        .spoil(12, row(1011, "2", "\"Stoneware mug"));
     let taken = file.import(&shop).await?;
     ensure!(taken.rows == 12, "{} rows", taken.rows);
     let refused: BTreeMap<u64, (&str, &str)> = taken
@@ -90,6 +92,7 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
         // 3 times 9.95 is not 19.90: found by the order service, told with the line of the file.
         (8, "#1007", "9.95 GBP"),
         (11, "#1010", "lines[0].quantity"),
+        (12, "#1011", "a quote is opened and not closed"),
     ];
     ensure!(refused.len() == expected.len(), "{refused:#?}");
     for (line, number, words) in expected {
@@ -102,22 +105,22 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
         );
     }
     ensure!(
-        (taken.placed, taken.duplicates, taken.payments) == (7, 0, 7),
+        (taken.placed, taken.duplicates, taken.payments) == (6, 0, 6),
         "{taken:?}"
     );
     ensure!(
-        stored(&shop).await?.len() == 7,
+        stored(&shop).await?.len() == 6,
         "the store has other orders than were told"
     );
 
     // The same file again: nothing twice. Then the mended one: what was missing, and nothing else.
     let again = file.import(&shop).await?;
     ensure!(
-        (again.placed, again.duplicates, again.refused.len()) == (0, 7, 5),
+        (again.placed, again.duplicates, again.refused.len()) == (0, 6, 6),
         "{again:?}"
     );
     let after: Vec<Order> = stored(&shop).await?;
-    ensure!(after.len() == 7, "{} orders after the second import", after.len());
+    ensure!(after.len() == 6, "{} orders after the second import", after.len());
     for order in &after {
         ensure!(
             order.payments.len() == 1 && minor(order.captured.as_ref()) == 1990,
@@ -127,7 +130,7 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
     }
     let mended = File::new(1001..=1012).import(&shop).await?;
     ensure!(
-        (mended.placed, mended.duplicates, mended.refused.len()) == (5, 7, 0),
+        (mended.placed, mended.duplicates, mended.refused.len()) == (6, 6, 0),
         "{mended:?}"
     );
     ensure!(
@@ -158,4 +161,25 @@ fn files_that_are_none_say_so() {
     );
     let binary = told(&[0xff, 0xfe, 0x00, 0x41, 0x0a]).expect_err("not a table");
     assert!(binary.contains("missing"), "{binary}");
+    // Lines are counted alike whatever ends them.
+    let broken = String::from_utf8(File::new(1..=3).spoil(3, "#2").bytes()).expect("text");
+    for text in [
+        broken.clone(),
+        broken.replace('\n', "\r\n"),
+        format!("\u{feff}{broken}"),
+    ] {
+        let import = shopify::read(text.as_bytes()).expect("a file");
+        assert_eq!(
+            import
+                .rejected
+                .iter()
+                .map(|rejected| rejected.line)
+                .collect::<Vec<_>>(),
+            [3]
+        );
+        assert_eq!(
+            import.orders.iter().map(|order| order.line).collect::<Vec<_>>(),
+            [2, 4]
+        );
+    }
 }
