@@ -92,6 +92,24 @@ impl Place {
         );
         Ok(errors(&output))
     }
+
+    /// Waits until no process and no file is left of what ran here.
+    fn assert_nothing_left(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // The file of spans outlives the stack: it is what `waybill trace` reads.
+            let names = fs::read_dir(self.tmp())?
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let files: Vec<String> = names.filter(|name| !name.starts_with("waybill-spans-")).collect();
+            let processes = processes_below(self.folder.path())?;
+            if files.is_empty() && processes.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "left behind: {files:?} {processes:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 fn errors(output: &Output) -> String {
@@ -105,9 +123,9 @@ struct Up {
 }
 
 impl Up {
-    fn start(place: &Place) -> anyhow::Result<Self> {
+    fn start(place: &Place, arguments: &[&str]) -> anyhow::Result<Self> {
         let errors = fs::File::create(place.folder.path().join("errors"))?;
-        let mut command = place.command(["--json", "up"]);
+        let mut command = place.command([&["--json", "up"], arguments].concat());
         let mut child = command
             .process_group(0)
             .stdout(Stdio::piped())
@@ -270,7 +288,7 @@ fn errors_name_the_way_out() -> anyhow::Result<()> {
 #[test]
 fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
     let place = Place::new()?;
-    let up = Up::start(&place)?;
+    let up = Up::start(&place, &[])?;
     let told = |field: &str| up.addresses[field].as_str().map(str::to_owned);
     ensure!(
         up.addresses.get("token").is_none(),
@@ -319,18 +337,49 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
 
     let status = up.interrupt()?;
     ensure!(status.success(), "it ended with {status}");
+    place.assert_nothing_left()
+}
+
+#[test]
+fn a_kept_folder_remembers_orders_and_goes_on() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let data = place.folder.path().join("data");
+    let arguments = ["--data", data.to_str().context("a path in UTF-8")?];
+    let first = Up::start(&place, &arguments)?;
+    let imported = place.json(&["orders", "import", SAMPLE])?;
+    ensure!(imported["placed"] == 32, "{imported}");
+    let tenant = first.addresses["merchant_id"].clone();
+    let before = place.json(&["orders", "get", "#1002"])?;
+    ensure!(first.interrupt()?.success(), "it did not end well");
+    place.assert_nothing_left()?;
+
+    let second = Up::start(&place, &arguments)?;
+    ensure!(
+        second.addresses["merchant_id"] == tenant,
+        "another merchant: {}",
+        second.addresses
+    );
+    let after = place.json(&["orders", "get", "#1002"])?;
+    ensure!(after["order"]["orderId"] == before["order"]["orderId"], "{after}");
+    // Placed, cancelled, told: the log, the streams and the jobs go on where they were.
+    let again = place.json(&["orders", "import", SAMPLE])?;
+    ensure!(again["placed"] == 0 && again["duplicates"] == 32, "{again}");
+    place.json(&["orders", "cancel", "#1002", "--reason", "ordered twice"])?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // The file of spans outlives the stack: it is what `waybill trace` reads.
-        let names = fs::read_dir(place.tmp())?
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let files: Vec<String> = names.filter(|name| !name.starts_with("waybill-spans-")).collect();
-        let processes = processes_below(&place.tmp())?;
-        if files.is_empty() && processes.is_empty() {
-            return Ok(());
+        let refunds = place.json(&["refunds", "list", "--order", "#1002"])?;
+        if refunds["refunds"]
+            .as_array()
+            .is_some_and(|refunds| refunds.len() == 1)
+        {
+            break;
         }
-        ensure!(Instant::now() < deadline, "left behind: {files:?} {processes:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "the cancelled order has no refund: {refunds}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
+    ensure!(second.interrupt()?.success(), "it did not end well");
+    place.assert_nothing_left()
 }
