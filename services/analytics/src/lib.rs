@@ -14,6 +14,7 @@ pub mod error;
 pub mod grpc;
 mod store;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
@@ -42,6 +43,7 @@ pub struct App {
     service: Service,
 }
 
+/// Both steps are boxed: the futures are large, and so they are compiled here once and not in everything that uses them.
 impl App {
     /// Connects to the database, brings its schema up to date and wires everything. Nothing runs before [`App::run`];
     /// NATS and the other services need not be there yet.
@@ -49,13 +51,15 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
-        let base = Service::connect(NAME, config.common, &SOURCES, &MIGRATOR, deps.clock.clone()).await?;
-        let rpcs = AnalyticsServiceServer::new(Grpc::new(base.db().clone(), deps.clock))
-            .max_decoding_message_size(base.common().limits.max_message_bytes);
-        // No relay: nothing is ever appended here.
-        let service = base.fold(Facts, FoldOptions::default()).rpc(rpcs);
-        Ok(Self { service })
+    pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let base = Service::connect(NAME, config.common, &SOURCES, &MIGRATOR, deps.clock.clone()).await?;
+            let rpcs = AnalyticsServiceServer::new(Grpc::new(base.db().clone(), deps.clock))
+                .max_decoding_message_size(base.common().limits.max_message_bytes);
+            // No relay: nothing is ever appended here.
+            let service = base.fold(Facts, FoldOptions::default()).rpc(rpcs);
+            Ok(Self { service })
+        })
     }
 
     /// Serves and follows until `shutdown`: takes no new calls, lets those that run end, then stops the work behind them. A
@@ -64,7 +68,11 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        self.service.run(listener, shutdown).await
+    pub fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), StartError>> {
+        Box::pin(self.service.run(listener, shutdown))
     }
 }

@@ -20,13 +20,18 @@ pub mod stack;
 pub mod wait;
 
 use clap::CommandFactory as _;
+use futures_util::future::LocalBoxFuture;
 
 use crate::args::{Cli, Command};
 use crate::session::{Session, StackContext};
 use crate::stack::{Options, Stack};
 
 /// Does what the command line asks for.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> LocalBoxFuture<'static, anyhow::Result<()>> {
+    Box::pin(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let json = cli.json;
     let context_file = cli.context.clone().unwrap_or_else(StackContext::default_path);
     let session = || Session::connect(&StackContext::load(cli.context.as_deref())?);
@@ -61,10 +66,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn up(args: args::UpArgs, json: bool, context_file: &std::path::Path) -> anyhow::Result<()> {
-    let _telemetry = stack::telemetry()?;
+    let telemetry = stack::telemetry("up")?;
     let stack = Stack::start(Options {
         data: args.data,
         port: args.port,
+        spans: Some(telemetry.spans.clone()),
         ..Options::default()
     })
     .await?;

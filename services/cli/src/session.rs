@@ -33,16 +33,20 @@ pub struct StackContext {
 }
 
 impl StackContext {
-    /// Where the context stands when nothing else was said: `$XDG_STATE_HOME/waybill/context.json`.
+    /// Where a person's own stacks leave what others need of them: `$XDG_STATE_HOME/waybill`.
     #[must_use]
-    pub fn default_path() -> PathBuf {
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state"))
-        });
-        state
+    pub fn folder() -> PathBuf {
+        std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local").join("state")))
             .unwrap_or_else(std::env::temp_dir)
             .join("waybill")
-            .join("context.json")
+    }
+
+    /// Where the context stands when nothing else was said: `context.json` in that folder.
+    #[must_use]
+    pub fn default_path() -> PathBuf {
+        Self::folder().join("context.json")
     }
 
     /// Reads the context.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::Connection as _;
 use tokio::net::TcpListener;
@@ -51,6 +52,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// The first of the ports; free ones when not given.
     pub port: Option<u16>,
+    /// The file that this process writes its spans to.
+    pub spans: Option<PathBuf>,
     /// What the services call "now"; the system's clock when not given.
     pub clock: Option<time::Shared>,
 }
@@ -64,7 +67,6 @@ pub struct Stack {
     issuer: Issuer,
     secrets: WebhookSecrets,
     tasks: TaskGroup,
-    spans: PathBuf,
 }
 
 /// The secrets that deliveries to this stack's webhooks are signed with.
@@ -78,9 +80,9 @@ pub struct WebhookSecrets {
 
 impl Stack {
     /// Starts everything and waits until every service serves.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
-        // Five services are wired in it: on the heap it does not swell every caller's future.
-        Box::pin(Self::start_all(options)).await
+    pub fn start(options: Options) -> BoxFuture<'static, anyhow::Result<Self>> {
+        // Five services are wired in it: boxed, it swells no caller's future and is compiled once.
+        Box::pin(Self::start_all(options))
     }
 
     async fn start_all(options: Options) -> anyhow::Result<Self> {
@@ -160,7 +162,7 @@ impl Stack {
             edge: edge_url,
             merchant_id: merchant.to_string(),
             store_id: store.to_string(),
-            spans: Some(span_file()),
+            spans: options.spans.clone(),
         };
         let stack = Self {
             context,
@@ -170,7 +172,6 @@ impl Stack {
             issuer,
             secrets,
             tasks,
-            spans: span_file(),
         };
         stack.ready().await?;
         Ok(stack)
@@ -243,10 +244,10 @@ impl Stack {
         &self.secrets
     }
 
-    /// The file that spans are written to.
+    /// The file that spans are written to, where there is one.
     #[must_use]
-    pub fn spans(&self) -> &Path {
-        &self.spans
+    pub fn spans(&self) -> Option<&Path> {
+        self.context.spans.as_deref()
     }
 
     /// Tells the payment provider of the payments that customers made there before the orders were imported.
@@ -286,7 +287,9 @@ impl Stack {
         lines.push(format!("  {:<13} {}", "edge (HTTP)", self.context.edge));
         lines.push(format!("  {:<13} {}", "mail sink", self.mails.smtp_addr()));
         lines.push(format!("  {:<13} {}", "payments", self.payments.url()));
-        lines.push(format!("  {:<13} {}", "spans", self.spans.display()));
+        if let Some(spans) = self.spans() {
+            lines.push(format!("  {:<13} {}", "spans", spans.display()));
+        }
         lines.join("\n")
     }
 
@@ -372,20 +375,32 @@ fn tenant(data: Option<&Path>) -> anyhow::Result<(MerchantId, StoreId)> {
     Ok(tenant)
 }
 
-/// The file that this process writes its spans to.
-#[must_use]
-pub fn span_file() -> PathBuf {
-    std::env::temp_dir().join(format!("waybill-spans-{}.jsonl", std::process::id()))
-}
-
-/// Sets up telemetry for a process that runs the whole stack: spans into a file, logs only when something is wrong.
-pub fn telemetry() -> anyhow::Result<telemetry::Guard> {
+/// Sets up telemetry for a process that runs the whole stack: spans into a file named after the command, replaced by each
+/// run, so that a trace can be looked at afterwards; logs only when something is wrong.
+pub fn telemetry(command: &str) -> anyhow::Result<Telemetry> {
+    let folder = StackContext::folder();
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let spans = folder.join(format!("{command}-spans.jsonl"));
+    match std::fs::remove_file(&spans) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace {}", spans.display()));
+        }
+        _ => {}
+    }
     let config = TelemetryConfig {
         logs: LogFormat::Pretty,
         log_filter: std::env::var("WAYBILL_LOG").unwrap_or_else(|_| "error".to_owned()),
-        span_file: Some(span_file()),
+        span_file: Some(spans.clone()),
         otlp_endpoint: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok(),
         ..TelemetryConfig::default()
     };
-    telemetry::init(&config, "waybill").context("telemetry could not be set up")
+    let guard = telemetry::init(&config, "waybill").context("telemetry could not be set up")?;
+    Ok(Telemetry { spans, _guard: guard })
+}
+
+/// Telemetry of this process; sends what is left when dropped.
+pub struct Telemetry {
+    /// The file that spans are written to.
+    pub spans: PathBuf,
+    _guard: telemetry::Guard,
 }

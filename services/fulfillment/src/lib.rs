@@ -23,6 +23,7 @@ pub mod grpc;
 mod store;
 pub mod workers;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
@@ -53,41 +54,48 @@ pub struct App {
     service: Service,
 }
 
+/// Both steps are boxed: the futures are large, and so they are compiled here once and not in everything that uses them.
 impl App {
     /// Connects, migrates and wires. Neither NATS nor the peers need be there yet.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
-        let Config { common, lanes } = config;
-        let base = Service::connect(NAME, common, &PEERS, &MIGRATOR, deps.clock.clone()).await?;
-        let (db, log) = (base.db().clone(), base.log());
-        let rpcs =
-            FulfillmentServiceServer::new(grpc::Grpc::new(db.clone(), log.clone(), deps.clock.clone()))
-                .max_decoding_message_size(base.common().limits.max_message_bytes);
-        let follow = consumers::Follow::new(deps.clock.clone());
-        let fold = FoldOptions {
-            lanes,
-            ..FoldOptions::default()
-        };
-        let giver = workers::StockGiver {
-            db,
-            log,
-            clock: deps.clock,
-        };
-        let service = base
-            .relay()
-            .fold(follow, fold)
-            .work(giver, JobOptions::default())
-            .rpc(rpcs);
-        Ok(Self { service })
+    pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let Config { common, lanes } = config;
+            let base = Service::connect(NAME, common, &PEERS, &MIGRATOR, deps.clock.clone()).await?;
+            let (db, log) = (base.db().clone(), base.log());
+            let rpcs =
+                FulfillmentServiceServer::new(grpc::Grpc::new(db.clone(), log.clone(), deps.clock.clone()))
+                    .max_decoding_message_size(base.common().limits.max_message_bytes);
+            let follow = consumers::Follow::new(deps.clock.clone());
+            let fold = FoldOptions {
+                lanes,
+                ..FoldOptions::default()
+            };
+            let giver = workers::StockGiver {
+                db,
+                log,
+                clock: deps.clock,
+            };
+            let service = base
+                .relay()
+                .fold(follow, fold)
+                .work(giver, JobOptions::default())
+                .rpc(rpcs);
+            Ok(Self { service })
+        })
     }
 
     /// Serves until `shutdown` is cancelled: takes no new calls, lets those that run end, then stops the work behind them.
     ///
     /// # Errors
     /// When the server or a background task fails, which also stops the service.
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        self.service.run(listener, shutdown).await
+    pub fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), StartError>> {
+        Box::pin(self.service.run(listener, shutdown))
     }
 }

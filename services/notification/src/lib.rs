@@ -26,6 +26,7 @@ pub mod workers;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
@@ -62,6 +63,7 @@ pub struct App {
     service: Service,
 }
 
+/// Both steps are boxed: the futures are large, and so they are compiled here once and not in everything that uses them.
 impl App {
     /// Connects to the database, brings its schema up to date and wires everything. Nothing runs before [`App::run`];
     /// NATS, the mail server and the other services need not be there yet.
@@ -69,38 +71,40 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
-        let renderer = Arc::new(Renderer::new().map_err(|error| StartError::own("a template", error))?);
-        let carrier =
-            Arc::new(Smtp::new(&config.smtp).map_err(|error| StartError::own("the mail server", error))?);
-        let jobs = JobOptions {
-            concurrency: config.concurrency,
-            max_attempts: config.max_attempts,
-            ..JobOptions::default()
-        };
-        let base = Service::connect(NAME, config.common, &SOURCES, &MIGRATOR, deps.clock.clone()).await?;
-        let sender = Sender {
-            db: base.db().clone(),
-            log: base.log(),
-            clock: Arc::clone(&deps.clock),
-            owners: owners(&base)?,
-            renderer: Arc::clone(&renderer),
-            carrier,
-            follow_up_pause: config.follow_up_pause,
-            follow_up_patience: config.follow_up_patience,
-            max_attempts: config.max_attempts,
-        };
-        let messages = Messages {
-            feedback_delay: config.feedback_delay,
-        };
-        let rpcs = NotificationServiceServer::new(Grpc::new(base.db().clone(), deps.clock, renderer))
-            .max_decoding_message_size(base.common().limits.max_message_bytes);
-        let service = base
-            .relay()
-            .fold(messages, FoldOptions::default())
-            .work(sender, jobs)
-            .rpc(rpcs);
-        Ok(Self { service })
+    pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let renderer = Arc::new(Renderer::new().map_err(|error| StartError::own("a template", error))?);
+            let carrier =
+                Arc::new(Smtp::new(&config.smtp).map_err(|error| StartError::own("the mail server", error))?);
+            let jobs = JobOptions {
+                concurrency: config.concurrency,
+                max_attempts: config.max_attempts,
+                ..JobOptions::default()
+            };
+            let base = Service::connect(NAME, config.common, &SOURCES, &MIGRATOR, deps.clock.clone()).await?;
+            let sender = Sender {
+                db: base.db().clone(),
+                log: base.log(),
+                clock: Arc::clone(&deps.clock),
+                owners: owners(&base)?,
+                renderer: Arc::clone(&renderer),
+                carrier,
+                follow_up_pause: config.follow_up_pause,
+                follow_up_patience: config.follow_up_patience,
+                max_attempts: config.max_attempts,
+            };
+            let messages = Messages {
+                feedback_delay: config.feedback_delay,
+            };
+            let rpcs = NotificationServiceServer::new(Grpc::new(base.db().clone(), deps.clock, renderer))
+                .max_decoding_message_size(base.common().limits.max_message_bytes);
+            let service = base
+                .relay()
+                .fold(messages, FoldOptions::default())
+                .work(sender, jobs)
+                .rpc(rpcs);
+            Ok(Self { service })
+        })
     }
 
     /// Serves, follows and sends until `shutdown`: takes no new calls, lets those that run end, then stops the work behind
@@ -109,8 +113,12 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        self.service.run(listener, shutdown).await
+    pub fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), StartError>> {
+        Box::pin(self.service.run(listener, shutdown))
     }
 }
 

@@ -23,6 +23,7 @@ mod store;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,43 +60,46 @@ pub struct App {
     service: Service,
 }
 
+/// Both steps are boxed: the futures are large, and so they are compiled here once and not in everything that uses them.
 impl App {
     /// Connects to the database, brings its schema up to date and wires everything together. Nothing runs yet.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn build(config: Config, deps: Deps) -> Result<App, StartError> {
-        let clock = deps.clock;
-        let base = Service::connect(
-            NAME,
-            config.common.clone(),
-            OrderFold::SOURCES,
-            &MIGRATOR,
-            Arc::clone(&clock),
-        )
-        .await?;
-        let (db, log) = (base.db().clone(), base.log());
-        let customer_key = customer_key(&config, &db).await?;
-        let orders = Orders {
-            intake: Intake::new(&db, &log, config.placing),
-            watch: Watch::new(&db, config.max_watches),
-            db,
-            log,
-            clock: Arc::clone(&clock),
-            handling_days: config.handling_days,
-            customers: Customers::new(customer_key),
-        };
-        let watch = Arc::clone(&orders.watch);
-        // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.
-        let rpcs = OrderServiceServer::new(OrderGrpc { orders })
-            .max_decoding_message_size(base.common().limits.max_message_bytes);
-        let service = base
-            .relay()
-            .fold(OrderFold { clock }, FoldOptions::default())
-            .task("watch", |stop| watch.run(stop))
-            .rpc(rpcs);
-        Ok(App { service })
+    pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<App, StartError>> {
+        Box::pin(async move {
+            let clock = deps.clock;
+            let base = Service::connect(
+                NAME,
+                config.common.clone(),
+                OrderFold::SOURCES,
+                &MIGRATOR,
+                Arc::clone(&clock),
+            )
+            .await?;
+            let (db, log) = (base.db().clone(), base.log());
+            let customer_key = customer_key(&config, &db).await?;
+            let orders = Orders {
+                intake: Intake::new(&db, &log, config.placing),
+                watch: Watch::new(&db, config.max_watches),
+                db,
+                log,
+                clock: Arc::clone(&clock),
+                handling_days: config.handling_days,
+                customers: Customers::new(customer_key),
+            };
+            let watch = Arc::clone(&orders.watch);
+            // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.
+            let rpcs = OrderServiceServer::new(OrderGrpc { orders })
+                .max_decoding_message_size(base.common().limits.max_message_bytes);
+            let service = base
+                .relay()
+                .fold(OrderFold { clock }, FoldOptions::default())
+                .task("watch", |stop| watch.run(stop))
+                .rpc(rpcs);
+            Ok(App { service })
+        })
     }
 
     /// Serves until `shutdown` is cancelled, or until something fails that cannot go on.
@@ -103,8 +107,12 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        self.service.run(listener, shutdown).await
+    pub fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), StartError>> {
+        Box::pin(self.service.run(listener, shutdown))
     }
 }
 

@@ -21,6 +21,7 @@ pub mod grpc;
 pub mod store;
 pub mod workers;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
@@ -54,6 +55,7 @@ pub struct App {
     service: Service,
 }
 
+/// Both steps are boxed: the futures are large, and so they are compiled here once and not in everything that uses them.
 impl App {
     /// Connects to the database, brings its schema up to date and wires everything. Nothing runs before [`App::run`];
     /// NATS, providers and the other services need not be there yet.
@@ -61,35 +63,37 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
-        let patience = config.patience();
-        let jobs = JobOptions {
-            concurrency: config.concurrent_calls,
-            lease: config.call_lease,
-            // Money that is owed stays owed: a provider may be down for a day.
-            max_attempts: 500,
-            poll: config.poll_jobs,
-            ..JobOptions::default()
-        };
-        let fold = FoldOptions {
-            lanes: config.fold_lanes,
-            ..FoldOptions::default()
-        };
-        let sources = ["order", "fulfillment"];
-        let base = Service::connect(NAME, config.common, &sources, &MIGRATOR, deps.clock.clone()).await?;
-        let (db, limits) = (base.db().clone(), base.common().limits.clone());
-        let core = Core::new(deps.clock.clone(), base.log(), &deps.providers);
-        let cashier = Cashier::new(db.clone(), core.clone(), deps.providers, patience);
-        let api = RefundServiceServer::new(grpc::Api::new(db.clone(), core.clone()))
-            .max_decoding_message_size(limits.max_message_bytes);
-        let service = base
-            .relay()
-            .fold(RefundFold::new(deps.clock), fold)
-            .work(Submit(cashier.clone()), jobs)
-            .work(Resolve(cashier), jobs)
-            .work(PayCancelled { db, core }, jobs)
-            .rpc(api);
-        Ok(Self { service })
+    pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(async move {
+            let patience = config.patience();
+            let jobs = JobOptions {
+                concurrency: config.concurrent_calls,
+                lease: config.call_lease,
+                // Money that is owed stays owed: a provider may be down for a day.
+                max_attempts: 500,
+                poll: config.poll_jobs,
+                ..JobOptions::default()
+            };
+            let fold = FoldOptions {
+                lanes: config.fold_lanes,
+                ..FoldOptions::default()
+            };
+            let sources = ["order", "fulfillment"];
+            let base = Service::connect(NAME, config.common, &sources, &MIGRATOR, deps.clock.clone()).await?;
+            let (db, limits) = (base.db().clone(), base.common().limits.clone());
+            let core = Core::new(deps.clock.clone(), base.log(), &deps.providers);
+            let cashier = Cashier::new(db.clone(), core.clone(), deps.providers, patience);
+            let api = RefundServiceServer::new(grpc::Api::new(db.clone(), core.clone()))
+                .max_decoding_message_size(limits.max_message_bytes);
+            let service = base
+                .relay()
+                .fold(RefundFold::new(deps.clock), fold)
+                .work(Submit(cashier.clone()), jobs)
+                .work(Resolve(cashier), jobs)
+                .work(PayCancelled { db, core }, jobs)
+                .rpc(api);
+            Ok(Self { service })
+        })
     }
 
     /// Serves, follows and pays until `shutdown`, or until a part of it fails.
@@ -97,7 +101,11 @@ impl App {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        self.service.run(listener, shutdown).await
+    pub fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'static, Result<(), StartError>> {
+        Box::pin(self.service.run(listener, shutdown))
     }
 }

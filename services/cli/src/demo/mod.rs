@@ -53,7 +53,7 @@ impl Outcome {
 /// Runs the demo; an error means that an order did not reach its end or a check did not hold.
 pub async fn run(args: DemoArgs, json: bool, context_file: &Path) -> anyhow::Result<()> {
     let started = Instant::now();
-    let _telemetry = crate::stack::telemetry()?;
+    let telemetry = crate::stack::telemetry("demo")?;
     let import = match &args.orders {
         Some(file) => {
             let input =
@@ -69,6 +69,7 @@ pub async fn run(args: DemoArgs, json: bool, context_file: &Path) -> anyhow::Res
     );
     let stack = Stack::start(Options {
         demo: true,
+        spans: Some(telemetry.spans.clone()),
         ..Options::default()
     })
     .await?;

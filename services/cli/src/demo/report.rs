@@ -70,10 +70,10 @@ pub async fn print(stack: &Stack, outcome: &Outcome, json: bool) -> anyhow::Resu
         outcome.total,
         outcome.first_confirmation
     ));
-    if let Some(trace_id) = trace_id {
+    if let (Some(trace_id), Some(spans)) = (trace_id, stack.spans()) {
         line(format!(
             "Trace of one order through all services: {trace_id}\n  waybill trace {trace_id} --spans {}",
-            stack.spans().display()
+            spans.display()
         ));
     }
     Ok(())
