@@ -3,8 +3,8 @@
 
 use anyhow::Context as _;
 use waybill_proto::waybill::fulfillment::v1::{
-    CreateShipmentRequest, RecordTrackingRequest, Shipment, ShipmentStatus, TrackingResult, TrackingUpdate,
-    tracking_update,
+    CreateShipmentRequest, GetOrderFulfillmentRequest, RecordTrackingRequest, Shipment, ShipmentStatus,
+    TrackingResult, TrackingUpdate, tracking_update,
 };
 use waybill_proto::waybill::order::v1::{
     CancelOrderRequest, GetOrderRequest, NewOrder, Order, OrderStatus, get_order_request,
@@ -99,6 +99,7 @@ impl<'a> Journey<'a> {
     async fn walk(&self, plan: Plan) -> anyhow::Result<Ended> {
         let file = self.order.imported.order.clone();
         if plan == Plan::Cancel {
+            self.reserved().await?;
             self.cancel().await?;
             let refund = self.paid_refund().await?;
             let order = self.reached(OrderStatus::Cancelled, true).await?;
@@ -145,6 +146,24 @@ impl<'a> Journey<'a> {
 
     fn request_id(&self, step: &str) -> String {
         format!("demo-{step}-{}", self.order.order_id)
+    }
+
+    /// Waits until the warehouse has dealt with the order: one that is cancelled before has nothing to be released, and so
+    /// another timeline.
+    async fn reserved(&self) -> anyhow::Result<()> {
+        let client = self.session.fulfillment()?;
+        let request = GetOrderFulfillmentRequest {
+            merchant_id: self.session.merchant_id.clone(),
+            store_id: self.session.store_id.clone(),
+            order_id: self.order.order_id.clone(),
+            min_order_version: self.order.version,
+        };
+        wait::call("the warehouse does not know it", &[], || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.get_order_fulfillment(request).await }
+        })
+        .await?;
+        Ok(())
     }
 
     async fn cancel(&self) -> anyhow::Result<()> {

@@ -256,6 +256,14 @@ async fn one_of_four_comes_back(shop: &Shop) -> anyhow::Result<Order> {
 async fn cancelled_before_it_ships(shop: &Shop) -> anyhow::Result<Order> {
     let placed = shop.place(order_to_cancel()).await?;
     let paid = shop.capture(&placed).await?;
+    // Cancelled before stock was reserved there would be nothing to release, and nothing to tell of it.
+    wait::until("its stock", || async {
+        let facts = shop.facts(&paid.order_id).await?;
+        Ok(facts
+            .contains_key("waybill.fulfillment.v1.OrderAllocated")
+            .then_some(()))
+    })
+    .await?;
     let request = CancelOrderRequest {
         merchant_id: shop.session.merchant_id.clone(),
         store_id: shop.session.store_id.clone(),
