@@ -160,7 +160,10 @@ async fn all_comes_back(shop: &Shop) -> anyhow::Result<Order> {
         .context("the provider has no such refund")?;
     shop.refund_in(&paid.order_id, RefundState::Succeeded).await?;
     shop.reached(&paid.order_id, "the end of the order", |order| {
-        order.payment_status() == PaymentStatus::Refunded && order.return_status() == ReturnStatus::Returned
+        // Logs of different services are not ordered among each other: the money may be heard of before the parcel.
+        order.status() == OrderStatus::Completed
+            && order.payment_status() == PaymentStatus::Refunded
+            && order.return_status() == ReturnStatus::Returned
     })
     .await
 }
@@ -247,7 +250,8 @@ async fn one_of_four_comes_back(shop: &Shop) -> anyhow::Result<Order> {
     shop.receive(&returned).await?;
     shop.refund_in(&paid.order_id, RefundState::Succeeded).await?;
     shop.reached(&paid.order_id, "the end of the order", |order| {
-        order.payment_status() == PaymentStatus::PartiallyRefunded
+        order.status() == OrderStatus::Completed
+            && order.payment_status() == PaymentStatus::PartiallyRefunded
             && order.return_status() == ReturnStatus::Returned
     })
     .await
