@@ -145,7 +145,7 @@ impl Nats {
                 .credentials(credentials.expose_secret())
                 .map_err(NatsError::Credentials)?;
         }
-        let url = config.url.read("nats.url")?;
+        let url = config.address()?;
         let addresses = url
             .expose_secret()
             .split(',')

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use waybill_kernel::check::Violations;
 
@@ -55,7 +56,6 @@ impl Default for CommonConfig {
 impl Validate for CommonConfig {
     fn validate(&self, violations: &mut Violations) {
         self.database.validate(violations);
-        self.nats.validate(violations);
         self.auth.validate(violations);
         self.limits.validate(violations);
         self.telemetry.validate(violations);
@@ -118,16 +118,25 @@ impl Validate for DatabaseConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NatsConfig {
-    /// Address, `nats://user:password@host:port`, several separated by commas. Required.
+    /// Address, `nats://user:password@host:port`, several separated by commas.
+    /// `nats://127.0.0.1:4222` when not set: read it with [`NatsConfig::address`].
     pub url: Secret,
     /// The text of a NATS credentials file; none when not set.
     pub credentials: Secret,
 }
 
-impl Validate for NatsConfig {
-    fn validate(&self, violations: &mut Violations) {
-        if !self.url.is_set() {
-            violations.push("nats.url", "is required: give nats.url, or nats.url.file");
+impl NatsConfig {
+    /// The address, or that of a broker on this machine. It is no default of the setting: a value and a file would
+    /// contradict each other.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be read.
+    pub fn address(&self) -> Result<SecretString, ConfigError> {
+        if self.url.is_set() {
+            self.url.read("nats.url")
+        } else {
+            Ok(SecretString::from("nats://127.0.0.1:4222"))
         }
     }
 }
