@@ -95,8 +95,10 @@ where
     let shutdown = CancellationToken::new();
     let ended = runtime.block_on(async {
         tokio::select! {
-            ended = serve(settings, shutdown.clone()) => Some(ended),
+            // Looked at first: signals are listened to before anybody can see the service, and stop it well.
+            biased;
             () = give_up(shutdown.clone(), grace) => None,
+            ended = serve(settings, shutdown.clone()) => Some(ended),
         }
     });
     let code = match ended {
