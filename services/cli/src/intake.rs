@@ -113,9 +113,13 @@ async fn place_batch(session: &Session, batch: &[ImportedOrder], taken: &mut Tak
             order: Some(imported.order.clone()),
         })
         .collect();
-    let answer = session
-        .orders()?
-        .batch_place_orders(stream::iter(requests))
+    let client = session.orders()?;
+    // Safe to repeat: each order has its request id.
+    let answer = with_retry(RetryPolicy::default(), || {
+        let (mut client, requests) = (client.clone(), requests.clone());
+        async move { client.batch_place_orders(stream::iter(requests)).await }
+    });
+    let answer = answer
         .await
         .context("the orders could not be placed")?
         .into_inner();

@@ -31,7 +31,7 @@ use waybill_proto::waybill::refund::v1::{
 use waybill_rpc::auth::Claims;
 
 use crate::orders::{minor, money};
-use crate::wait;
+use crate::{patient, wait};
 
 /// Longer than any test.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
@@ -86,6 +86,9 @@ impl Shop {
 
     /// The same with other options and another policy.
     pub async fn open_with(options: Options, policy: ReturnPolicy) -> anyhow::Result<Self> {
+        if std::env::var_os("WAYBILL_TEST_LOG").is_some() {
+            waybill_runtime::telemetry::init_for_test();
+        }
         let stack = Stack::start(options).await?;
         let session = stack.session()?;
         // The stack has set up the TLS library of the process by now, which this client asks for.
@@ -104,14 +107,20 @@ impl Shop {
                 ..Brand::default()
             }),
         };
-        session.notifications()?.put_brand(brand).await?;
+        let client = session.notifications()?;
+        patient!("the brand could not be set", client.put_brand(brand)).await?;
         let publish = PublishPolicyRequest {
             merchant_id: session.merchant_id.clone(),
             store_id: session.store_id.clone(),
             request_id: "policy".to_owned(),
             policy: Some(policy),
         };
-        session.refunds()?.publish_policy(publish).await?;
+        let client = session.refunds()?;
+        patient!(
+            "the policy could not be published",
+            client.publish_policy(publish)
+        )
+        .await?;
         let location = CreateLocationRequest {
             merchant_id: session.merchant_id.clone(),
             request_id: "location".to_owned(),
@@ -119,12 +128,13 @@ impl Shop {
             country_code: "GB".to_owned(),
             priority: 1,
         };
-        let location = session
-            .fulfillment()?
-            .create_location(location)
-            .await?
-            .into_inner()
-            .location;
+        let client = session.fulfillment()?;
+        let opened = patient!(
+            "the location could not be opened",
+            client.create_location(location)
+        )
+        .await?;
+        let location = opened.location;
         let location_id = location.context("an answer without a location")?.location_id;
         Ok(Self {
             stack,
@@ -165,7 +175,8 @@ impl Shop {
                 request_id: format!("stock-{number}-{}", chunk[0].sku),
                 adjustments: chunk.to_vec(),
             };
-            self.session.fulfillment()?.adjust_stock(request).await?;
+            let client = self.session.fulfillment()?;
+            patient!("the stock could not be entered", client.adjust_stock(request)).await?;
         }
         Ok(())
     }
@@ -189,7 +200,8 @@ impl Shop {
     /// Places an order.
     pub async fn place(&self, order: NewOrder) -> anyhow::Result<Order> {
         let request = self.place_request(order);
-        let answer = self.session.orders()?.place_order(request).await?.into_inner();
+        let client = self.session.orders()?;
+        let answer = patient!("an order could not be placed", client.place_order(request)).await?;
         answer.order.context("an answer without an order")
     }
 
@@ -215,7 +227,8 @@ impl Shop {
             amount: Some(total),
             occurred_at: None,
         };
-        let answer = self.session.orders()?.record_payment(request).await?.into_inner();
+        let client = self.session.orders()?;
+        let answer = patient!("a payment could not be recorded", client.record_payment(request)).await?;
         answer.order.context("an answer without an order")
     }
 
@@ -233,14 +246,12 @@ impl Shop {
             min_order_version: order.version,
             ..CreateShipmentRequest::default()
         };
-        let answer = wait::call("an order could not be shipped", &[], || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.create_shipment(request).await }
-        });
-        answer.await?.shipment.context("an answer without a shipment")
+        let answer = patient!("an order could not be shipped", client.create_shipment(request)).await?;
+        answer.shipment.context("an answer without a shipment")
     }
 
-    /// Tells the edge what AfterShip says about a shipment, signed as AfterShip does.
+    /// Tells the edge what AfterShip says about a shipment, signed as AfterShip does; again, as AfterShip does, while the
+    /// edge says that it cannot take it now.
     pub async fn carrier_says(
         &self,
         shipment: &Shipment,
@@ -249,10 +260,15 @@ impl Shop {
     ) -> anyhow::Result<StatusCode> {
         let body = tracking_update(shipment, tag, event_id);
         let secret = self.stack.webhook_secrets().aftership.expose_secret();
-        let signature =
-            BASE64_STANDARD.encode(hash::hmac_sha256_bytes(secret.as_bytes(), &[body.as_bytes()]));
-        self.webhook("aftership", "aftership-hmac-sha256", &signature, body)
-            .await
+        let signature = hash::hmac_sha256_bytes(secret.as_bytes(), &[body.as_bytes()]);
+        let signature = BASE64_STANDARD.encode(signature);
+        wait::until("the edge's word on a tracking update", || async {
+            let status = self
+                .webhook("aftership", "aftership-hmac-sha256", &signature, body.clone())
+                .await?;
+            Ok(Some(status).filter(|status| !status.is_server_error()))
+        })
+        .await
     }
 
     /// Delivers a webhook to the edge, with any signature.
@@ -311,11 +327,13 @@ impl Shop {
                 .collect::<anyhow::Result<_>>()?,
             min_order_version: order.version,
         };
-        let answer = wait::call("a return was refused", &["NOT_RETURNABLE"], || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.request_return(request).await }
-        });
-        answer.await?.r#return.context("an answer without a return")
+        let answer = patient!(
+            "a return was refused",
+            &["NOT_RETURNABLE"],
+            client.request_return(request)
+        )
+        .await?;
+        answer.r#return.context("an answer without a return")
     }
 
     /// Records that everything of a return is back.
@@ -327,12 +345,8 @@ impl Shop {
             return_id: returned.return_id.clone(),
             ..ReceiveReturnRequest::default()
         };
-        let answer = self
-            .session
-            .refunds()?
-            .receive_return(request)
-            .await?
-            .into_inner();
+        let client = self.session.refunds()?;
+        let answer = patient!("a return could not be received", client.receive_return(request)).await?;
         answer.r#return.context("an answer without a return")
     }
 

@@ -16,6 +16,7 @@ use waybill_cli::stack::SERVICES;
 use waybill_e2e::orders::{EMAIL, NAME, STREET, line, money, order};
 use waybill_e2e::raw::{Raw, error_infos};
 use waybill_e2e::shop::Shop;
+use waybill_e2e::wait;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_proto::waybill::order::v1::OrderStatus;
 use waybill_proto::waybill::refund::v1::RefundState;
@@ -314,7 +315,7 @@ impl Ours {
         let returned = shop.give_back(&paid, &[("MUG", 1)]).await?;
         shop.receive(&returned).await?;
         let refund = shop.refund_in(&paid.order_id, RefundState::Succeeded).await?;
-        let notification = waybill_e2e::wait::until("a notification", || async {
+        let notification = wait::until("a notification", || async {
             Ok(shop.notifications(&paid.order_id).await?.into_iter().next())
         });
         Ok(Self {
@@ -457,11 +458,13 @@ async fn nobody_reaches_what_belongs_to_others() -> anyhow::Result<()> {
         // The control: the owner is told.
         let mut message = method.request(merchant, store);
         if method.tenancy == STORE && method.path.contains("/Get") && ours.name_in(&mut message) {
-            let answer = method
-                .ask(Some(&owners), &message)
-                .await
-                .map_err(|status| anyhow::anyhow!("{}: the owner was answered {status:?}", method.path));
-            seen += usize::from(!ours.leaked_in(&answer?.unwrap_or_default()).is_empty());
+            let answer = wait::until("the owner's answer", || async {
+                let answer = method.ask(Some(&owners), &message).await;
+                Ok(Some(
+                    answer.with_context(|| method.path.clone())?.unwrap_or_default(),
+                ))
+            });
+            seen += usize::from(!ours.leaked_in(&answer.await?).is_empty());
         }
     }
     assert!(

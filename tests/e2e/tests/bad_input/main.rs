@@ -5,6 +5,7 @@ mod files;
 mod orders;
 
 use tonic::Status;
+use waybill_e2e::patient;
 use waybill_e2e::shop::Shop;
 use waybill_proto::waybill::order::v1::{ListOrdersRequest, Order};
 use waybill_rpc::fault;
@@ -29,7 +30,8 @@ async fn stored(shop: &Shop) -> anyhow::Result<Vec<Order>> {
             page_token,
             ..ListOrdersRequest::default()
         };
-        let page = shop.session.orders()?.list_orders(request).await?.into_inner();
+        let client = shop.session.orders()?;
+        let page = patient!("the orders could not be listed", client.list_orders(request)).await?;
         found.extend(page.orders);
         page_token = page.next_page_token;
         if page_token.is_empty() {

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use waybill_e2e::orders::{minor, money};
 use waybill_e2e::retail::{self, Back, Invoice, Purchases};
 use waybill_e2e::shop::Shop;
-use waybill_e2e::wait;
+use waybill_e2e::{patient, wait};
 use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::fulfillment::v1::{
     CreateShipmentRequest, RecordTrackingRequest, ShipmentStatus, TrackingResult, TrackingUpdate,
@@ -154,10 +154,7 @@ async fn pay(shop: &Shop, order: Placed) -> anyhow::Result<Placed> {
         occurred_at: None,
     };
     let client = shop.session.orders()?;
-    let answer = wait::call("a payment could not be recorded", &[], || {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.record_payment(request).await }
-    });
+    let answer = patient!("a payment could not be recorded", client.record_payment(request));
     let recorded = answer
         .await
         .with_context(|| format!("invoice {}", order.number))?;
@@ -182,10 +179,7 @@ async fn deliver(shop: &Shop, orders: Vec<Placed>) -> anyhow::Result<()> {
             };
             let client = client.clone();
             async move {
-                let answer = wait::call("an order could not be shipped", &[], || {
-                    let (mut client, request) = (client.clone(), request.clone());
-                    async move { client.create_shipment(request).await }
-                });
+                let answer = patient!("an order could not be shipped", client.create_shipment(request));
                 let shipment = answer
                     .await
                     .with_context(|| format!("invoice {}", order.number))?
@@ -291,13 +285,10 @@ async fn give_back(shop: &Shop, invoice: &str, order_id: &str, backs: Vec<Back>)
         min_order_version: 0,
     };
     let client = shop.session.refunds()?;
-    let returned = wait::call(
+    let returned = patient!(
         "a return was refused",
         &["NOT_RETURNABLE", "ORDER_NOT_FOUND"],
-        || {
-            let (mut client, request) = (client.clone(), request.clone());
-            async move { client.request_return(request).await }
-        },
+        client.request_return(request)
     );
     let returned = returned.await?.r#return.context("an answer without a return")?;
     let receive = ReceiveReturnRequest {
@@ -307,11 +298,7 @@ async fn give_back(shop: &Shop, invoice: &str, order_id: &str, backs: Vec<Back>)
         return_id: returned.return_id.clone(),
         ..ReceiveReturnRequest::default()
     };
-    wait::call("a return could not be received", &[], || {
-        let (mut client, receive) = (client.clone(), receive.clone());
-        async move { client.receive_return(receive).await }
-    })
-    .await?;
+    patient!("a return could not be received", client.receive_return(receive)).await?;
     wait::until("the end of a return", || {
         let mut client = client.clone();
         let request = GetReturnRequest {
