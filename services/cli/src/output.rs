@@ -1,5 +1,6 @@
 //! Answers on standard output: tables for people, canonical protobuf JSON for programs.
 
+use std::io::{ErrorKind, Write as _};
 use std::sync::LazyLock;
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
@@ -9,10 +10,17 @@ use waybill_proto::waybill::r#type::v1::Money;
 static POOL: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(waybill_proto::FILE_DESCRIPTOR_SET).ok());
 
-/// Prints one line.
-#[expect(clippy::print_stdout, reason = "this is what the launcher is for")]
+/// Prints one line. A reader that has seen enough (`waybill orders list | head`) is no error; output that is lost otherwise
+/// ends the process, for a program must not take a part for the whole.
 pub fn line(text: impl AsRef<str>) {
-    println!("{}", text.as_ref());
+    match writeln!(std::io::stdout(), "{}", text.as_ref()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            fail(&anyhow::Error::new(error).context("standard output cannot be written"));
+            std::process::exit(1);
+        }
+    }
 }
 
 /// Prints a message as canonical protobuf JSON, every field included.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -252,6 +252,25 @@ fn completions_are_scripts_of_their_shell() -> anyhow::Result<()> {
             assert!(checked.status.success(), "bash: {}", errors(&checked));
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let mut command = place.command(["completions", "bash"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // More is written than a pipe holds, so that the other end is gone when the rest is.
+    let mut stdout = child.stdout.take().context("standard output is piped")?;
+    stdout.read_exact(&mut [0; 100])?;
+    drop(stdout);
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}: {}",
+        output.status,
+        errors(&output)
+    );
     Ok(())
 }
 
