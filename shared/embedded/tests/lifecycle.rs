@@ -49,9 +49,17 @@ impl Place {
             .process_group(0);
     }
 
-    fn start(&self) -> anyhow::Result<Running> {
-        let mut command = Command::new(PROGRAM);
+    /// The program, as a terminal starts it. A shell lets what it runs in the background ignore SIGINT, and that is
+    /// handed down to whatever the tests start.
+    fn program(&self) -> Command {
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(PROGRAM);
         self.prepare(&mut command);
+        command
+    }
+
+    fn start(&self) -> anyhow::Result<Running> {
+        let mut command = self.program();
         Running::spawn(&mut command)
     }
 
@@ -213,8 +221,7 @@ async fn a_kept_folder_can_be_opened_right_after_a_sigkill_and_by_one_only() -> 
     let place = Place::new()?;
     let folder = place.path.join("kept");
     let command = || {
-        let mut command = Command::new(PROGRAM);
-        place.prepare(&mut command);
+        let mut command = place.program();
         command.arg(&folder);
         command
     };
