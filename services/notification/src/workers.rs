@@ -123,6 +123,7 @@ impl Sender {
         };
 
         let begin = Begin {
+            job,
             id: notification.id,
             message_id: message_id(notification, brand),
         };

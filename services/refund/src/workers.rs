@@ -28,7 +28,7 @@ use waybill_payments::{
 };
 use waybill_rpc::fault::Fault as _;
 use waybill_store::jobs::{Done, Job, JobError, JobHandler, NewJob};
-use waybill_store::{Db, RetryClass as _};
+use waybill_store::{Db, RetryClass as _, StoreError};
 
 use crate::app::apply_word::{About, ApplyWord};
 use crate::app::begin_call::{BeginCall, Call, FollowUp, Turn};
@@ -55,6 +55,30 @@ pub struct Patience {
     pub poll: Duration,
     /// How long a call may be on its way at most: after this time a refund that the provider does not have will not come.
     pub quiet: Duration,
+}
+
+/// In whose hands an attempt is.
+#[derive(Debug, Clone, Copy)]
+pub struct Hand<'a> {
+    /// When a call must have ended.
+    pub deadline: Instant,
+    /// The job; a call is begun only while it is ours and its kind is not held.
+    pub job: Option<&'a Job>,
+}
+
+impl From<Instant> for Hand<'_> {
+    fn from(deadline: Instant) -> Self {
+        Self { deadline, job: None }
+    }
+}
+
+impl<'a> From<&'a Job> for Hand<'a> {
+    fn from(job: &'a Job) -> Self {
+        Self {
+            deadline: job.deadline(),
+            job: Some(job),
+        }
+    }
 }
 
 /// Hands legs to providers and hears what they say.
@@ -120,20 +144,33 @@ impl Cashier {
     }
 
     /// Carries an attempt as far as it goes now: calls the provider, or asks it first where it was called before.
-    pub async fn submit(&self, leg_id: LegId, attempt: i32, deadline: Instant) -> Result<Progress, Trouble> {
-        match self.begin(leg_id, attempt, false).await? {
+    pub async fn submit<'a>(
+        &self,
+        leg_id: LegId,
+        attempt: i32,
+        hand: impl Into<Hand<'a>> + Send,
+    ) -> Result<Progress, Trouble> {
+        let hand = hand.into();
+        match self.begin(leg_id, attempt, hand.job, false).await? {
             Turn::Over => Ok(Progress::Settled),
-            Turn::Call(call) => self.call(attempt, &call, deadline).await,
-            Turn::Look(call) => self.look(attempt, &call, deadline).await,
+            Turn::Call(call) => self.call(attempt, &call, hand.deadline).await,
+            Turn::Look(call) => self.look(attempt, &call, hand).await,
         }
     }
 
-    async fn begin(&self, leg_id: LegId, attempt: i32, again: bool) -> Result<Turn, Error> {
+    async fn begin(
+        &self,
+        leg_id: LegId,
+        attempt: i32,
+        job: Option<&Job>,
+        again: bool,
+    ) -> Result<Turn, Error> {
         self.db
             .run(&BeginCall {
                 core: &self.core,
                 leg_id,
                 attempt,
+                job,
                 again,
             })
             .await
@@ -184,14 +221,16 @@ impl Cashier {
     }
 
     /// Finds out what came of an earlier call, and repeats it where that is safe.
-    async fn look(&self, attempt: i32, call: &Call, deadline: Instant) -> Result<Progress, Trouble> {
+    async fn look(&self, attempt: i32, call: &Call, hand: Hand<'_>) -> Result<Progress, Trouble> {
         let leg_id = call.request.leg_id;
-        match self.find(attempt, call, deadline).await? {
+        match self.find(attempt, call, hand.deadline).await? {
             Found::Told(progress) => Ok(progress),
-            Found::Nothing if self.may_repeat(call)? => match self.begin(leg_id, attempt, true).await? {
-                Turn::Call(call) => self.call(attempt, &call, deadline).await,
-                Turn::Over | Turn::Look(_) => Ok(Progress::Settled),
-            },
+            Found::Nothing if self.may_repeat(call)? => {
+                match self.begin(leg_id, attempt, hand.job, true).await? {
+                    Turn::Call(call) => self.call(attempt, &call, hand.deadline).await,
+                    Turn::Over | Turn::Look(_) => Ok(Progress::Settled),
+                }
+            }
             Found::Nothing | Found::Unclear => self.lose_sight(leg_id, attempt).await,
         }
     }
@@ -324,6 +363,9 @@ impl From<Trouble> for JobError {
 
 /// A fault of the database passes; a broken rule does not.
 fn ours(error: &Error) -> JobError {
+    if let Error::Store(StoreError::Held) = error {
+        return StoreError::Held.into();
+    }
     let reason = format!("{}: {error}", error.reason());
     if error.is_retry() || matches!(error, Error::Store(_)) {
         JobError::retry(reason)
@@ -347,7 +389,7 @@ impl JobHandler for Submit {
 
     async fn run(&self, job: &Job) -> Result<Done, JobError> {
         let Attempt { leg_id, attempt } = job.payload()?;
-        if self.0.submit(leg_id, attempt, job.deadline()).await? == Progress::Pending {
+        if self.0.submit(leg_id, attempt, job).await? == Progress::Pending {
             let poll = self.0.patience.poll;
             self.0
                 .follow_up(leg_id, attempt, false, poll)
@@ -367,7 +409,7 @@ impl JobHandler for Resolve {
 
     async fn run(&self, job: &Job) -> Result<Done, JobError> {
         let Attempt { leg_id, attempt } = job.payload()?;
-        Ok(match self.0.submit(leg_id, attempt, job.deadline()).await? {
+        Ok(match self.0.submit(leg_id, attempt, job).await? {
             Progress::Settled | Progress::Manual => Done::Finished,
             Progress::Pending => Done::Again {
                 after: self.0.patience.poll,

@@ -96,6 +96,10 @@ pub enum StoreError {
     #[error("the job's lease is lost: another runner has taken it")]
     LeaseLost,
 
+    /// Jobs of this kind are held: what they would do outside must wait until the hold is lifted.
+    #[error("jobs of this kind are held")]
+    Held,
+
     /// The database cannot be reached, is shutting down, is overloaded, or went away in the middle.
     #[error("the database is not available{}", if *certainly_aborted { "" } else { "; whether the write happened is not known" })]
     Unavailable {

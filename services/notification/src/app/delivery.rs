@@ -12,18 +12,21 @@ use crate::error::Error;
 use crate::{events, store};
 
 /// Commits the intent to send; answers the Message-ID to send under, or nothing when the message has ended meanwhile.
-pub struct Begin {
+pub struct Begin<'a> {
+    /// The job; nothing is sent once its kind is held.
+    pub job: &'a Job,
     /// The notification.
     pub id: NotificationId,
     /// The Message-ID, should this be the first try.
     pub message_id: String,
 }
 
-impl UseCase for Begin {
+impl UseCase for Begin<'_> {
     type Output = Option<String>;
     type Error = Error;
 
     async fn run(&self, tx: &mut Tx) -> Result<Option<String>, Error> {
+        self.job.still_allowed(tx).await?;
         Ok(store::begin(tx.conn(), self.id, &self.message_id).await?)
     }
 }

@@ -3,6 +3,7 @@
 use waybill_kernel::id::LegId;
 use waybill_kernel::money::{Currency, Money};
 use waybill_payments::RefundRequest;
+use waybill_store::jobs::Job;
 use waybill_store::{StoreError, Tx, UseCase};
 
 use super::{Aftermath, Core, attempt_job, lock};
@@ -45,6 +46,8 @@ pub struct BeginCall<'a> {
     pub leg_id: LegId,
     /// The attempt.
     pub attempt: i32,
+    /// The job whose work it is, if it is one's: nothing is begun once its kind is held.
+    pub job: Option<&'a Job>,
     /// True when the provider was asked and has nothing of it, so that the same call may be made again.
     pub again: bool,
 }
@@ -71,6 +74,9 @@ impl UseCase for BeginCall<'_> {
         };
         if state != Some(RefundState::Pending) && !self.again {
             return Ok(Turn::Look(Box::new(call)));
+        }
+        if let Some(job) = self.job {
+            job.still_allowed(tx).await?;
         }
         let now = self.core.now();
         let facts = settle::submit(&mut refund, self.leg_id, now);

@@ -9,6 +9,7 @@
 //! The reasons of failures are kept with the job and logged: they name ids and codes, never a person.
 
 mod admin;
+mod hold;
 mod lease;
 mod queue;
 mod runner;
@@ -27,6 +28,7 @@ use waybill_runtime::telemetry;
 pub use self::admin::{
     Backlog, DeadJob, Failure, KEEP_DONE, backlog, dead, discard, failures, prune, retry_dead,
 };
+pub use self::hold::{Hold, OPERATOR, hold, holds, release};
 pub use self::queue::{enqueue, insert};
 pub use self::runner::{JobOptions, JobRunner};
 use crate::error::StoreError;
@@ -175,6 +177,17 @@ impl Job {
         }
         Err(StoreError::LeaseLost)
     }
+
+    /// The last look before an outside effect, in the transaction that commits its intent: the job is still ours, and its
+    /// kind was not held meanwhile. Once allowed, a hold waits for this transaction to end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Held`]: roll back and hand it on; the job comes again when the hold is lifted.
+    /// [`StoreError::LeaseLost`] as in [`Job::complete`].
+    pub async fn still_allowed(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        hold::permit(tx.conn(), self.id, self.lease.claim()).await
+    }
 }
 
 /// How a handler ended well.
@@ -207,6 +220,14 @@ pub enum JobError {
         /// Why, in words without personal data.
         reason: String,
     },
+    /// Was not tried, e.g. because its kind is held: no failure, and none is forgotten.
+    #[error("{reason}")]
+    NotTried {
+        /// When to look again.
+        after: Duration,
+        /// Why, in words without personal data.
+        reason: String,
+    },
 }
 
 impl JobError {
@@ -236,7 +257,14 @@ impl JobError {
 
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
-        JobError::retry(error.to_string())
+        match error {
+            // It is not taken while it is held.
+            StoreError::Held => JobError::NotTried {
+                after: Duration::ZERO,
+                reason: error.to_string(),
+            },
+            error => JobError::retry(error.to_string()),
+        }
     }
 }
 

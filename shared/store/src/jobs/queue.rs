@@ -84,6 +84,8 @@ pub(super) struct Taken {
 
 /// Takes up to `limit` jobs that are due, high priority first, skipping what others are taking at this moment.
 ///
+/// Of a kind that is held, nothing is taken.
+///
 /// A job whose lease has expired is taken over; that counts as a failure, so that a job that kills its process does not
 /// kill one after the other for ever.
 pub(super) async fn take(
@@ -103,6 +105,7 @@ pub(super) async fn take(
                  WHERE kind = $1 AND priority = p.priority AND state IN ('waiting', 'running') AND due_at <= now()
                  ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
              ) j
+             WHERE NOT EXISTS (SELECT FROM job_hold WHERE kind = $1)
              LIMIT $2
          ), lapsed AS (
              INSERT INTO job_failures (job_id, claim, runner, reason)
@@ -180,20 +183,24 @@ pub(super) async fn finish(conn: &mut PgConnection, id: JobId, claim: i64) -> Re
     Ok(done.rows_affected() == 1)
 }
 
-/// Puts a job back for later without counting a failure; `false` when it is not ours any more.
+/// Puts a job back for later without counting a failure; those before are forgotten if it went well, and kept if it was
+/// not tried. `false` when it is not ours any more.
 pub(super) async fn again(
     conn: &mut PgConnection,
     id: JobId,
     claim: i64,
     after: Duration,
+    went_well: bool,
 ) -> Result<bool, StoreError> {
     let done = sqlx::query(
-        "UPDATE jobs SET state = 'waiting', failures = 0, due_at = now() + make_interval(secs => $3)
+        "UPDATE jobs SET state = 'waiting', failures = CASE WHEN $4 THEN 0 ELSE failures END,
+                         due_at = now() + make_interval(secs => $3)
          WHERE job_id = $1 AND claims = $2 AND state = 'running'",
     )
     .bind(id.uuid())
     .bind(claim)
     .bind(after.as_secs_f64())
+    .bind(went_well)
     .execute(conn)
     .await
     .map_err(StoreError::at_commit)?;

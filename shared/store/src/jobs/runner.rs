@@ -280,7 +280,7 @@ async fn work<H: JobHandler>(shared: Arc<Shared<H>>, job: Job) {
 /// What is written down about an attempt.
 enum Verdict {
     Finished,
-    Again(Duration),
+    Again { after: Duration, went_well: bool },
     Failed { reason: String, retry: Option<Duration> },
 }
 
@@ -288,7 +288,14 @@ impl Verdict {
     fn of(options: &JobOptions, attempt: u32, outcome: Result<Done, JobError>) -> Verdict {
         match outcome {
             Ok(Done::Finished) => Verdict::Finished,
-            Ok(Done::Again { after }) => Verdict::Again(after.min(LONGEST_WAIT)),
+            Ok(Done::Again { after }) => Verdict::Again {
+                after: after.min(LONGEST_WAIT),
+                went_well: true,
+            },
+            Err(JobError::NotTried { after, .. }) => Verdict::Again {
+                after: after.min(LONGEST_WAIT),
+                went_well: false,
+            },
             Err(JobError::Retry { after, reason }) => Verdict::Failed {
                 reason: storable(&reason),
                 retry: (attempt < options.max_attempts).then(|| {
@@ -313,6 +320,9 @@ fn storable(reason: &str) -> String {
 /// Writes the verdict down, repeatedly while the lease lasts: what was done outside should not be done again only because
 /// the database was away for a moment.
 async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Done, JobError>) {
+    if let Err(JobError::NotTried { reason, .. }) = &outcome {
+        tracing::info!(reason, "job was not tried");
+    }
     let verdict = Verdict::of(&shared.options, job.attempt, outcome);
     match &verdict {
         Verdict::Failed {
@@ -328,7 +338,7 @@ async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Do
         Verdict::Failed { reason, retry: None } => {
             tracing::error!(reason, "job is dead; it waits for a person");
         }
-        Verdict::Finished | Verdict::Again(_) => {}
+        Verdict::Finished | Verdict::Again { .. } => {}
     }
     let mut tries = 0;
     loop {
@@ -361,7 +371,9 @@ async fn write_down<H>(shared: &Shared<H>, job: &Job, verdict: &Verdict) -> Resu
     let mut conn = shared.db.pool().acquire().await?;
     match verdict {
         Verdict::Finished => queue::finish(&mut conn, job.id, claim).await,
-        Verdict::Again(after) => queue::again(&mut conn, job.id, claim, *after).await,
+        Verdict::Again { after, went_well } => {
+            queue::again(&mut conn, job.id, claim, *after, *went_well).await
+        }
         Verdict::Failed { reason, retry } => queue::fail(&mut conn, job.id, claim, reason, *retry).await,
     }
 }

@@ -3,7 +3,8 @@
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Executor, SqlSafeStr};
 use waybill_store::Db;
-use waybill_store::migrate::{MigrationError, migrate};
+use waybill_store::migrate::{MIGRATOR, MigrationError, migrate};
+use waybill_testkit::TestDb;
 
 use crate::{SCHEMA, config};
 
@@ -32,26 +33,60 @@ async fn versions(db: &Db) -> Result<Vec<i64>, sqlx::Error> {
 /// Not idempotent, and slow enough to overlap.
 const ORDERS: &str = "CREATE TABLE orders (id uuid PRIMARY KEY); SELECT pg_sleep(0.05)";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_start_together_migrate_once() -> anyhow::Result<()> {
-    let test = waybill_testkit::database(&[SCHEMA]).await;
+/// As [`ORDERS`], one version on.
+const PARCELS: &str = "CREATE TABLE parcels (id uuid PRIMARY KEY); SELECT pg_sleep(0.05)";
+
+/// The versions of the store's own migrations, and others.
+fn ours_and<const N: usize>(others: [i64; N]) -> Vec<i64> {
+    MIGRATOR.iter().map(|m| m.version).chain(others).collect()
+}
+
+/// Eight replicas of a build start at once.
+async fn start_eight(
+    test: &TestDb,
+    build: fn(replica: usize) -> Vec<(i64, &'static str)>,
+) -> anyhow::Result<Vec<Db>> {
     let starts: Vec<_> = (0..8)
-        .map(|_| {
+        .map(|replica| {
             let config = config(&test.url(SCHEMA), 2);
             tokio::spawn(async move {
                 let db = Db::connect(&config, SCHEMA).await?;
-                let service = source(&[(20_260_101, ORDERS), (20_260_102, "CREATE TABLE lines ()")]);
-                migrate(&db, &[&source(&[(1001, "CREATE TABLE event_log ()")]), &service]).await?;
+                let events = source(&[(1001, "CREATE TABLE event_log ()")]);
+                migrate(&db, &[&events, &source(&build(replica))]).await?;
                 anyhow::Ok(db)
             })
         })
         .collect();
-    let mut last = None;
+    let mut replicas = Vec::new();
     for start in starts {
-        last = Some(start.await??);
+        replicas.push(start.await??);
     }
-    let db = last.expect("eight started");
-    assert_eq!(versions(&db).await?, [1, 2, 1001, 20_260_101, 20_260_102]);
+    Ok(replicas)
+}
+
+fn first_build(_: usize) -> Vec<(i64, &'static str)> {
+    vec![(20_260_101, ORDERS), (20_260_102, "CREATE TABLE lines ()")]
+}
+
+/// A roll-out in the middle: every other replica is still of the build before.
+fn next_build(replica: usize) -> Vec<(i64, &'static str)> {
+    let mut migrations = first_build(replica);
+    if replica.is_multiple_of(2) {
+        migrations.push((20_260_103, PARCELS));
+    }
+    migrations
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_together_migrate_once() -> anyhow::Result<()> {
+    let test = waybill_testkit::database(&[SCHEMA]).await;
+    let replicas = start_eight(&test, first_build).await?;
+    let db = &replicas[0];
+    assert_eq!(
+        versions(db).await?,
+        ours_and([1001, 20_260_101, 20_260_102]),
+        "on an empty schema"
+    );
     // The tables of all sources are in the service's schema, and reachable by their bare names.
     let here: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_tables WHERE schemaname = $1
@@ -61,6 +96,13 @@ async fn replicas_that_start_together_migrate_once() -> anyhow::Result<()> {
     .fetch_one(db.pool())
     .await?;
     assert_eq!(here, 6);
+
+    start_eight(&test, next_build).await?;
+    assert_eq!(
+        versions(db).await?,
+        ours_and([1001, 20_260_101, 20_260_102, 20_260_103]),
+        "on a schema that is one version behind"
+    );
     Ok(())
 }
 
@@ -74,7 +116,7 @@ async fn an_old_build_starts_on_a_newer_schema() -> anyhow::Result<()> {
     migrate(&db, &[&old]).await?;
     // A shared crate's new migration has a lower version than what is there; it is applied all the same.
     migrate(&db, &[&old, &source(&[(1001, "CREATE TABLE event_log ()")])]).await?;
-    assert_eq!(versions(&db).await?, [1, 2, 1001, 20_260_101, 20_260_102]);
+    assert_eq!(versions(&db).await?, ours_and([1001, 20_260_101, 20_260_102]));
     Ok(())
 }
 
@@ -101,10 +143,10 @@ async fn a_failed_migration_leaves_nothing_and_can_be_mended() -> anyhow::Result
     migrate(&db, &[&broken])
         .await
         .expect_err("the statement is wrong");
-    assert_eq!(versions(&db).await?, [1, 2]);
+    assert_eq!(versions(&db).await?, ours_and([]));
     // Neither the half-made table nor the lock is left.
     migrate(&db, &[&source(&[(20_260_101, "CREATE TABLE orders ()")])]).await?;
-    assert_eq!(versions(&db).await?, [1, 2, 20_260_101]);
+    assert_eq!(versions(&db).await?, ours_and([20_260_101]));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Jobs are written with their cause, done at least once, and settled by one runner only.
 
 mod failing;
+mod holding;
 mod leases;
 mod queueing;
 
