@@ -30,9 +30,10 @@ use crate::grpc::EventLogApi;
 use crate::log::Log;
 use crate::nats::{Nats, NatsError};
 use crate::reader::{OwnLog, SourceLog};
-use crate::relay::{Relay, RelayOptions};
+use crate::relay::{Relay, RelayOptions, prove};
 use crate::status::Status;
 use crate::store;
+use crate::witness::Witness;
 
 /// Channels to the services whose logs are followed, by name.
 pub type Peers = BTreeMap<String, Channel>;
@@ -61,6 +62,9 @@ pub enum BackboneError {
     },
 }
 
+/// How long a start waits for NATS, to compare the end of the stream with the log.
+pub const PROOF_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
 type Start = Box<dyn FnOnce(&Wiring, &TaskGroup) -> Result<(), BackboneError> + Send>;
 
 /// What the parts are made from.
@@ -71,6 +75,7 @@ struct Wiring {
     status: Status,
     clock: Clock,
     nats: Nats,
+    witness: Witness,
 }
 
 /// The backbone of one service.
@@ -82,6 +87,8 @@ pub struct Backbone {
     peers: Peers,
     status: Status,
     clock: Clock,
+    witness: Witness,
+    has_relay: bool,
     starts: Vec<Start>,
 }
 
@@ -106,6 +113,8 @@ impl Backbone {
             nats: nats.clone(),
             peers,
             clock: SystemClock::shared(),
+            witness: Witness::new(),
+            has_relay: false,
             starts: Vec::new(),
         }
     }
@@ -117,6 +126,7 @@ impl Backbone {
 
     /// Runs a relay with other settings than the defaults.
     pub fn relay_with(mut self, options: RelayOptions) -> Self {
+        self.has_relay = true;
         self.starts.push(Box::new(move |wiring, tasks| {
             let part = wiring.status.part("relay");
             let relay = Relay::new(
@@ -125,6 +135,7 @@ impl Backbone {
                 options,
                 part,
                 Arc::clone(&wiring.clock),
+                wiring.witness.clone(),
             );
             tasks.spawn("relay", relay.run(tasks.token()));
             Ok(())
@@ -173,6 +184,12 @@ impl Backbone {
         self
     }
 
+    /// Tells the witness whose check the connections of the database pass what the relay sees of the log.
+    pub fn witness(mut self, witness: &Witness) -> Self {
+        self.witness = witness.clone();
+        self
+    }
+
     /// The log, to append to.
     #[must_use]
     pub fn log(&self) -> Log {
@@ -193,6 +210,9 @@ impl Backbone {
 
     /// Starts everything in `tasks`; it stops with the group. Neither NATS nor a peer need be there yet.
     ///
+    /// First it compares the end of the stream with the log, once, for as long as [`PROOF_TIME`] at most: a log that was
+    /// put back to an older copy is fenced before the first call is taken.
+    ///
     /// # Errors
     ///
     /// When a setting is wrong.
@@ -201,7 +221,11 @@ impl Backbone {
             return Ok(());
         }
         let nats = Nats::connect(&self.nats, &format!("waybill-{}", self.log.source())).await?;
+        if self.has_relay {
+            prove(&self.log, &nats, PROOF_TIME).await;
+        }
         let wiring = Wiring {
+            witness: self.witness,
             db: self.db,
             log: self.log,
             peers: self.peers,

@@ -2,49 +2,49 @@
 //!
 //! A database that was restored, cloned or failed over may have lost events that others acted on. From then on nothing is
 //! written and nothing is published until a person raises the log's generation. The check notices what the server can
-//! tell (system identifier, timeline, database, table); a copy of the data folder that tells nothing is noticed by the
-//! relay, which finds the stream's last event missing from the log.
+//! tell (system identifier, timeline, database, table); a copy of the data folder that tells nothing is noticed by a
+//! [`Witness`], or by the relay, which finds the stream's last event missing from the log.
 
-use futures_util::FutureExt as _;
 use sqlx::PgConnection;
-use std::sync::Arc;
 use waybill_store::ConnectCheck;
 use waybill_store::error::StoreError;
 
 use crate::store::identity::{Comparison, compare, fence, place};
+use crate::witness::Witness;
 
 /// A connection to a standby is never used: what it shows may be behind, and its watermark is not the log's.
 #[derive(Debug, thiserror::Error)]
 #[error("the server is a standby; connect to the primary")]
 struct IsStandby;
 
-/// The check to be put into `DbOptions::on_connect` of every service that has an event log.
+/// The check of a [`Witness`] of its own, for who has no use for the witness.
 #[must_use]
 pub fn identity_check() -> ConnectCheck {
-    Arc::new(|conn: &mut PgConnection| check(conn).boxed())
+    Witness::new().check()
 }
 
-async fn check(conn: &mut PgConnection) -> Result<(), StoreError> {
+/// Fences the log when its identity is another one. False when there is nothing more to look at: the schema has no log
+/// yet, or it is fenced.
+pub(crate) async fn check(conn: &mut PgConnection) -> Result<bool, StoreError> {
     let (is_standby, has_log) = place(conn).await?;
     if is_standby {
         return Err(StoreError::other(IsStandby));
     }
     if !has_log {
-        return Ok(());
+        return Ok(false);
     }
     let comparison = compare(conn).await?;
     let Some(reason) = difference(&comparison) else {
-        return Ok(());
+        return Ok(comparison.fenced_reason.is_none());
     };
-    if comparison.fenced_reason.is_none() {
-        fence(conn, &reason).await?;
+    if comparison.fenced_reason.is_none() && fence(conn, &reason).await? {
         tracing::error!(
             reason,
             generation = comparison.generation,
             "the event log is fenced: nothing is written until its generation is raised"
         );
     }
-    Ok(())
+    Ok(false)
 }
 
 fn difference(seen: &Comparison) -> Option<String> {

@@ -11,8 +11,8 @@
 //! - A [`Fold`] takes it: the pure rule of [`cursor`] decides whether it is next, the one of [`gate`] whether it waits,
 //!   and cursor row and effects are one transaction. Gaps are read from the producer's log, through the `EventLogService`
 //!   that [`Backbone::grpc`] serves.
-//! - [`identity_check`] notices that a database is no longer the one whose events others have read; [`Status`] shows
-//!   whatever needs a person.
+//! - A [`Witness`] notices on every new connection that a database is no longer the one whose events others have read;
+//!   [`Status`] shows whatever needs a person.
 //!
 //! [`Backbone`] puts it together for a service. It holds no business rule and knows no service. `README.md` numbers the
 //! invariants.
@@ -34,8 +34,9 @@ mod reader;
 mod relay;
 mod status;
 mod store;
+mod witness;
 
-pub use backbone::{Backbone, BackboneError, Peers, resume_consumer, stop_consumer};
+pub use backbone::{Backbone, BackboneError, PROOF_TIME, Peers, resume_consumer, stop_consumer};
 pub use error::FoldError;
 pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};
 pub use fold::{Fold, FoldOptions, Projection, Reaction};
@@ -46,6 +47,7 @@ pub use nats::NatsError;
 pub use position::{Position, PositionError};
 pub use relay::RelayOptions;
 pub use status::{Condition, HEALTH_NAME, Status};
+pub use witness::Witness;
 
 /// The tables of the backbone, versions 1001 to 2000. To be handed to `waybill_store::migrate` by every service that has
 /// a log or follows one.

@@ -5,6 +5,7 @@
 //! stream lost is published again; what it holds of a history that the log does not have stops the relay. Consumers rely
 //! on none of it: they follow `prev` and read the log.
 
+mod proof;
 mod resume;
 mod window;
 
@@ -25,12 +26,14 @@ use crate::envelope;
 use crate::event::Event;
 use crate::log::Log;
 use crate::metrics::RelayMeters;
-use crate::nats::{EnsureError, Link, NO_LINK, Nats, NatsFault, StreamSpec, Tail};
+use crate::nats::{EnsureError, Link, NO_LINK, Nats, NatsFault, StreamSpec};
 use crate::position::Position;
 use crate::status::{Condition, Part};
 use crate::store;
 use crate::store::log::Predecessors;
 
+use crate::witness::Witness;
+pub(crate) use proof::prove;
 use resume::Resume;
 use window::{Acknowledged, Window};
 
@@ -123,12 +126,20 @@ pub(crate) struct Relay {
     part: Part,
     meters: RelayMeters,
     clock: Clock,
+    witness: Witness,
     /// The last event that the stream acknowledged to this relay.
     acknowledged: Option<Position>,
 }
 
 impl Relay {
-    pub fn new(log: Log, nats: Nats, options: RelayOptions, part: Part, clock: Clock) -> Relay {
+    pub fn new(
+        log: Log,
+        nats: Nats,
+        options: RelayOptions,
+        part: Part,
+        clock: Clock,
+        witness: Witness,
+    ) -> Relay {
         let meters = RelayMeters::new(log.source());
         Relay {
             log,
@@ -137,6 +148,7 @@ impl Relay {
             part,
             meters,
             clock,
+            witness,
             acknowledged: None,
         }
     }
@@ -278,9 +290,15 @@ impl Relay {
             )
             .await?;
             if let Some(reason) = page.fenced {
+                store::identity::fence(&pool, &reason).await?;
                 return Err(Stop::Halt(Condition::Fenced(reason)));
             }
             self.part.set(Condition::Working);
+            let last = page
+                .events
+                .last()
+                .map(|(event, _)| (event.position, event.event_id.uuid()));
+            self.witness.saw(page.generation, page.wal, last);
             for (event, payload_bytes) in page.events {
                 while window.is_full() {
                     let acknowledged = window.next().await?;
@@ -323,23 +341,9 @@ impl Relay {
             }
             Err(EnsureError::Fault(fault)) => return Err(fault.into()),
         }
-        let tail = self.nats.tail(service).await?;
-        let place = match tail {
-            Tail::Event { position, .. } => Some(resume::Place {
-                in_log: store::log::event_at(pool, position).await?,
-                generation: store::log::generation(pool).await?,
-                fork: store::log::end_of_generation(pool, position.generation).await?,
-            }),
-            Tail::Empty { .. } | Tail::Unreadable { .. } => None,
-        };
-        match resume::decide(&tail, place.as_ref(), self.acknowledged, run_up) {
+        match proof::compare(pool, &self.nats, service, self.acknowledged, run_up).await? {
             Ok(resume) => Ok(resume),
-            Err(resume::Differs { reason, fence }) => {
-                if fence {
-                    store::identity::fence(pool, &reason).await?;
-                }
-                Err(Stop::Halt(Condition::HistoryDiffers(reason)))
-            }
+            Err(differs) => Err(Stop::Halt(Condition::HistoryDiffers(differs.reason))),
         }
     }
 

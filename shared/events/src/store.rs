@@ -3,5 +3,6 @@
 //! Text and types only. What the answers mean is decided elsewhere.
 
 pub(crate) mod fold;
+pub(crate) mod history;
 pub(crate) mod identity;
 pub(crate) mod log;

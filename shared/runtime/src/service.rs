@@ -85,6 +85,10 @@ pub struct DatabaseConfig {
     pub url: Secret,
     /// The most connections this process opens. Default 10.
     pub max_connections: u32,
+    /// Start although this database may lose commits that were acknowledged: it has no synchronous standby, or does not
+    /// write through. Others act on what they were told, so a loss takes a person to put right. For a machine of one's
+    /// own, tests and demonstrations. Default false.
+    pub accept_loss: bool,
 }
 
 impl Default for DatabaseConfig {
@@ -92,6 +96,7 @@ impl Default for DatabaseConfig {
         DatabaseConfig {
             url: Secret::default(),
             max_connections: 10,
+            accept_loss: false,
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use waybill_events::{Backbone, BackboneError, Fold, FoldOptions, Log, Peers, identity_check};
+use waybill_events::{Backbone, BackboneError, Fold, FoldOptions, Log, Peers, Witness};
 use waybill_kernel::time;
 use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_rpc::auth::{KeysError, Verifier};
@@ -31,6 +31,7 @@ use waybill_rpc::server::{ServeError, Server};
 use waybill_runtime::config::ConfigError;
 use waybill_runtime::service::CommonConfig;
 use waybill_runtime::tasks::{GroupError, TaskGroup};
+use waybill_store::durability::{DurabilityError, require_durable};
 use waybill_store::jobs::{JobHandler, JobOptions, JobRunner};
 use waybill_store::migrate::{MigrationError, migrate};
 use waybill_store::{ConnectError, Db, DbOptions, MaintenanceOptions, maintain};
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Connect(#[from] ConnectError),
+    /// The database may lose what it has acknowledged.
+    #[error(transparent)]
+    MayLose(#[from] DurabilityError),
     /// The schema could not be brought up to date.
     #[error("the schema could not be migrated")]
     Migrate(#[from] MigrationError),
@@ -128,13 +132,17 @@ impl Service {
         let auth = &common.auth;
         let verifier = Verifier::new(&auth.jwks_json()?, &auth.issuer, &auth.audience)?;
         let peers = channels(name, &common, peers)?;
+        let witness = Witness::new();
         let options = DbOptions {
-            on_connect: vec![identity_check()],
+            on_connect: vec![witness.check()],
             ..DbOptions::default()
         };
         let db = Db::connect_with(&common.database, name, options).await?;
+        require_durable(&db, common.database.accept_loss).await?;
         migrate(&db, &[&waybill_events::MIGRATOR, migrations]).await?;
-        let backbone = Backbone::new(&db, &common.nats, peers.clone()).clock(clock);
+        let backbone = Backbone::new(&db, &common.nats, peers.clone())
+            .clock(clock)
+            .witness(&witness);
         let server = Server::new(name, verifier, common.limits.clone())
             .grace(common.shutdown_grace)
             .add(backbone.grpc(), FILE_DESCRIPTOR_SET);

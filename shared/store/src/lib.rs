@@ -8,6 +8,7 @@
 //! - [`StoreError`] is what can go wrong, in the classes a service can act on.
 //! - [`jobs`] carries effects to the outside world: written with the decision, done after it, under a lease.
 //! - [`maintain`] forgets old request keys and jobs; every service runs it.
+//! - [`mod@durability`] refuses a server that may forget what it acknowledged.
 //! - [`migrate`](mod@migrate) brings a schema up to date at start; [`mod@bootstrap`] makes roles and schemas once.
 //!
 //! It holds no business rule and no SQL of a service, and nothing here protects money or stock: constraints and row locks
@@ -17,6 +18,7 @@ mod backoff;
 mod bell;
 pub mod bootstrap;
 mod db;
+pub mod durability;
 pub mod error;
 pub mod idempotency;
 pub mod jobs;

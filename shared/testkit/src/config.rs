@@ -14,6 +14,8 @@ pub fn common_config(db_url: &str, nats_url: &str, auth: &Auth, peers: &[(&str, 
     CommonConfig {
         database: DatabaseConfig {
             url: db_url.into(),
+            // The server of the tests writes late and has no standby.
+            accept_loss: true,
             ..DatabaseConfig::default()
         },
         nats: NatsConfig {

@@ -40,6 +40,8 @@ impl Wiring<'_> {
         CommonConfig {
             database: DatabaseConfig {
                 url: database.map(Secret::from_value).unwrap_or_default(),
+                // One private Postgres on this machine: there is no standby to wait for.
+                accept_loss: true,
                 ..DatabaseConfig::default()
             },
             nats: NatsConfig {

@@ -118,6 +118,7 @@ impl Bench {
         let config = DatabaseConfig {
             url: test_db.url("refund").as_str().into(),
             max_connections: 20,
+            ..DatabaseConfig::default()
         };
         let db = Db::connect(&config, "refund").await?;
         let log = Log::open(&db);
@@ -151,6 +152,7 @@ impl Bench {
             &DatabaseConfig {
                 url: url.into(),
                 max_connections: 2,
+                ..DatabaseConfig::default()
             },
             "refund",
         )

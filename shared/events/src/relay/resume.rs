@@ -19,8 +19,8 @@ pub(super) struct Resume {
 pub(super) struct Place {
     /// The event that the log has there.
     pub in_log: Option<Uuid>,
-    /// The generation that the log writes in.
-    pub generation: i64,
+    /// The last generation that was begun by a recovery.
+    pub recovered: i64,
     /// The last event of the log that is not of a later generation than the stream's last event.
     pub fork: Position,
 }
@@ -61,8 +61,8 @@ pub(super) fn decide(
                 after: position,
                 last_sequence,
             }),
-            // The generation was raised since: the stream's end was written off.
-            Some(place) if place.generation > position.generation => Ok(Resume {
+            // A person has recovered the log since: the stream's end was written off.
+            Some(place) if place.recovered > position.generation => Ok(Resume {
                 after: place.fork,
                 last_sequence,
             }),
@@ -128,7 +128,7 @@ mod tests {
         let id = EventId::generate();
         let place = Place {
             in_log: Some(id.uuid()),
-            generation: 1,
+            recovered: 0,
             fork: at(1, 99),
         };
         assert_eq!(
@@ -145,7 +145,7 @@ mod tests {
         let id = EventId::generate();
         let other = Place {
             in_log: Some(EventId::generate().uuid()),
-            generation: 1,
+            recovered: 0,
             fork: at(1, 4),
         };
         let none = Place {
@@ -163,11 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn a_raised_generation_writes_the_end_off() {
+    fn a_recovery_writes_the_end_off() {
         let id = EventId::generate();
         let place = Place {
             in_log: None,
-            generation: 2,
+            recovered: 2,
             fork: at(1, 4),
         };
         assert_eq!(
@@ -178,7 +178,7 @@ mod tests {
             })
         );
         let not_above = Place {
-            generation: 1,
+            recovered: 1,
             ..place
         };
         assert!(decide(&event(at(1, 5), id), Some(&not_above), None, Position::ZERO).is_err());

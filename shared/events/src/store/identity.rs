@@ -39,17 +39,16 @@ pub(crate) async fn compare(conn: &mut PgConnection) -> Result<Comparison, Store
     .await?)
 }
 
-/// Fences the log, unless it is fenced already.
-pub(crate) async fn fence(executor: impl PgExecutor<'_>, reason: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE log_identity SET fenced = true, fenced_reason = $1 WHERE NOT fenced")
+/// Fences the log, unless it is fenced already, and holds the jobs that reach outside. True when it was not fenced.
+pub(crate) async fn fence(executor: impl PgExecutor<'_>, reason: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT fence_log($1)")
         .bind(reason)
-        .execute(executor)
-        .await?;
-    Ok(())
+        .fetch_one(executor)
+        .await?)
 }
 
 /// Raises the generation above the log's own and `above`, takes on the identity that the server has now, and lifts the
-/// fence. The lock waits for every transaction that has read the old generation, and later ones wait for it.
+/// fence: whatever a stream or a consumer has of an earlier generation and the log has not was written off. The lock waits for every transaction that has read the old generation, and later ones wait for it.
 pub(crate) async fn raise(conn: &mut PgConnection, above: i64) -> Result<i64, StoreError> {
     sqlx::query("LOCK TABLE log_identity IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *conn)
@@ -57,8 +56,9 @@ pub(crate) async fn raise(conn: &mut PgConnection, above: i64) -> Result<i64, St
     Ok(sqlx::query_scalar(
         "UPDATE log_identity i
          SET generation = GREATEST(i.generation, (SELECT max(e.generation) FROM event_log e), $1) + 1,
+             recovered = GREATEST(i.generation, (SELECT max(e.generation) FROM event_log e), $1) + 1,
              system_identifier = l.system_identifier, timeline = l.timeline, database_oid = l.database_oid,
-             table_oid = l.table_oid, fenced = false, fenced_reason = NULL
+             table_oid = l.table_oid, proven_on = pg_postmaster_start_time(), fenced = false, fenced_reason = NULL
          FROM live_log_identity() l
          RETURNING i.generation",
     )

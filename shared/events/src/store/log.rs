@@ -34,7 +34,8 @@ const APPEND: &str = "
                     $8::text[], $9::bytea[], $10::text[], $11::timestamptz[]) WITH ORDINALITY
                AS e (event_id, merchant_id, store_id, partition_key, vpartition, aggregate_id, aggregate_version, type,
                      payload, traceparent, occurred_at, place)
-        WHERE NOT i.fenced
+        -- A schema that was restored under this connection has another table than its identity says.
+        WHERE NOT i.fenced AND i.table_oid = to_regclass('event_log')::oid
         ORDER BY e.place
         RETURNING 1
     )
@@ -140,8 +141,10 @@ fn place(generation: i64, xid: i64, position: i64) -> Position {
 pub(crate) struct Page {
     /// The generation the log writes in.
     pub generation: i64,
-    /// Why the log is fenced, if it is.
+    /// Why the log is fenced, or must be.
     pub fenced: Option<String>,
+    /// The end of what the server has flushed of its write-ahead log.
+    pub wal: i64,
     /// Settled events in log order, each with the size of its payload in the log. `prev` is correct.
     pub events: Vec<(Event, usize)>,
     /// Whether there is more than this page holds.
@@ -154,11 +157,15 @@ pub(crate) struct Page {
 struct PageRow {
     log_generation: i64,
     fenced_reason: Option<String>,
+    wal: i64,
     settled: Option<bool>,
 }
 
 const PAGE: &str = "
-    SELECT i.generation AS log_generation, i.fenced_reason,
+    SELECT i.generation AS log_generation,
+           coalesce(i.fenced_reason, CASE WHEN i.table_oid IS DISTINCT FROM to_regclass('event_log')::oid
+               THEN 'event_log is not the table of log_identity: the schema was restored' END) AS fenced_reason,
+           (pg_current_wal_flush_lsn() - '0/0')::bigint AS wal,
            e.generation < i.generation OR e.xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
@@ -192,6 +199,7 @@ pub(crate) async fn page(
     let mut page = Page {
         generation: 0,
         fenced: None,
+        wal: 0,
         events: Vec::new(),
         more: false,
         unsettled: false,
@@ -201,6 +209,7 @@ pub(crate) async fn page(
         let head = PageRow::from_row(&row)?;
         page.generation = head.log_generation;
         page.fenced = head.fenced_reason;
+        page.wal = head.wal;
         // No row of the log: the outer join's only row.
         let Some(settled) = head.settled else { break };
         if !settled {
@@ -479,13 +488,6 @@ pub(crate) async fn chunk(
         chunk.events.push(row.into_event(source, prev)?);
     }
     Ok(chunk)
-}
-
-/// The generation that the log writes in.
-pub(crate) async fn generation(executor: impl PgExecutor<'_>) -> Result<i64, StoreError> {
-    Ok(sqlx::query_scalar("SELECT generation FROM log_identity")
-        .fetch_one(executor)
-        .await?)
 }
 
 /// Tries to become the relay that publishes this schema's log: a lock that lasts as long as the connection.

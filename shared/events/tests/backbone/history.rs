@@ -114,6 +114,8 @@ async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<
     .await?;
 
     let node = world.producer("order").await?;
+    // Fenced before the first call could be taken, not some time after.
+    assert!(fenced(&node.db).await?.is_some());
     let stopped = eventually("a relay that stopped", LONG, async || {
         let seen = node.status.parts().get("relay").cloned();
         match seen {
@@ -155,6 +157,114 @@ async fn an_end_that_the_log_does_not_have_stops_everything() -> anyhow::Result<
     let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
     converged(&node, &consumer.db).await?;
     assert_eq!(health(&node).await?, ServingStatus::Serving);
+    Ok(())
+}
+
+/// Why a log is fenced, if it is.
+async fn fenced(db: &waybill_store::Db) -> anyhow::Result<Option<String>> {
+    Ok(sqlx::query_scalar("SELECT fenced_reason FROM log_identity")
+        .fetch_one(db.pool())
+        .await?)
+}
+
+/// The generation that a log writes in.
+async fn generation(db: &waybill_store::Db) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar("SELECT generation FROM log_identity")
+        .fetch_one(db.pool())
+        .await?)
+}
+
+/// A schema is dropped and restored from a dump while connections live on: nothing is written through them, and the
+/// relay fences what it finds.
+#[tokio::test]
+async fn a_restored_schema_is_not_written_through_old_connections() -> anyhow::Result<()> {
+    let world = World::new(&["order"]).await;
+    let node = world
+        .node("order", Default::default(), |backbone| backbone)
+        .await?;
+    node.append_each(&orders(3).into_iter().map(placed).collect::<Vec<_>>())
+        .await?;
+    let mut old = node.db.pool().acquire().await?;
+    let before: i64 = sqlx::query_scalar("SELECT log_generation()")
+        .fetch_one(&mut *old)
+        .await?;
+    assert_eq!(before, 1);
+
+    // What a restore leaves: the same rows in a table of the same name, which is another table.
+    let mut admin = world.db.admin().await;
+    sqlx::raw_sql(
+        "SET search_path = \"order\";
+         ALTER SEQUENCE event_log_position OWNED BY NONE;
+         ALTER TABLE event_log RENAME TO dumped;
+         CREATE TABLE event_log (LIKE dumped INCLUDING ALL);
+         INSERT INTO event_log SELECT * FROM dumped WHERE position < 3;
+         DROP TABLE dumped;
+         ALTER TABLE event_log OWNER TO waybill_order;",
+    )
+    .execute(&mut admin)
+    .await?;
+
+    let refused = sqlx::query_scalar::<_, i64>("SELECT log_generation()")
+        .fetch_one(&mut *old)
+        .await
+        .expect_err("another table");
+    let code = refused
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(String::from);
+    assert_eq!(code.as_deref(), Some("WB002"), "{refused}");
+    drop(old);
+    let refused = node
+        .append(&[placed(OrderId::generate())])
+        .await
+        .expect_err("another table");
+    assert!(
+        matches!(refused.downcast_ref(), Some(StoreError::Fenced)),
+        "{refused:?}"
+    );
+
+    let relay = world.producer("order").await?;
+    condition(&relay, "relay", |condition| {
+        matches!(condition, Condition::Fenced(_))
+    })
+    .await;
+    let reason = fenced(&relay.db).await?.unwrap_or_default();
+    assert!(reason.contains("event_log"), "{reason}");
+    Ok(())
+}
+
+/// The server was started anew and the stream is gone as well: nobody can tell whether the log is what it was. It goes on
+/// in a new generation, so that no place in it ever stands for two events.
+#[tokio::test]
+async fn what_nobody_can_prove_goes_on_in_a_new_generation() -> anyhow::Result<()> {
+    let world = World::new(&["order", "analytics"]).await;
+    let node = world.producer("order").await?;
+    node.append_each(&orders(3).into_iter().map(placed).collect::<Vec<_>>())
+        .await?;
+    published(&world, &node).await?;
+    node.stop().await?;
+
+    // The same server, and a stream that has what the log has: nothing changes.
+    let node = world.producer("order").await?;
+    node.append(&[placed(OrderId::generate())]).await?;
+    assert_eq!(generation(&node.db).await?, 1);
+    node.stop().await?;
+
+    let mut admin = world.db.admin().await;
+    sqlx::raw_sql("UPDATE \"order\".log_identity SET proven_on = proven_on - interval '1 minute'")
+        .execute(&mut admin)
+        .await?;
+    world.nats.wipe().await?;
+    let node = world.producer("order").await?;
+    assert_eq!(generation(&node.db).await?, 2);
+    assert_eq!(fenced(&node.db).await?, None, "nothing is known to be lost");
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
+    node.append(&[placed(OrderId::generate())]).await?;
+    converged(&node, &consumer.db).await?;
+    assert_eq!(
+        positions(&node.db).await?.last().map(|place| place.generation),
+        Some(2)
+    );
     Ok(())
 }
 

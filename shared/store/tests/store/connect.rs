@@ -161,3 +161,20 @@ async fn listeners_hear_of_commits_elsewhere() -> anyhow::Result<()> {
     db.close().await;
     Ok(())
 }
+
+/// The server of the tests writes late and has no standby: who does not accept that is told why, all at once.
+#[tokio::test]
+async fn a_server_that_may_forget_is_refused_by_name() -> anyhow::Result<()> {
+    let (_test, db) = store().await?;
+    let refused = waybill_store::durability::require_durable(&db, false)
+        .await
+        .expect_err("there is no standby")
+        .to_string();
+    assert!(
+        refused.contains("synchronous_standby_names is empty"),
+        "{refused}"
+    );
+    assert!(refused.contains("database.accept_loss = true"), "{refused}");
+    waybill_store::durability::require_durable(&db, true).await?;
+    Ok(())
+}

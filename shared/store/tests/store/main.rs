@@ -20,6 +20,7 @@ fn config(url: &str, max_connections: u32) -> DatabaseConfig {
     DatabaseConfig {
         url: Secret::from_value(url),
         max_connections,
+        ..DatabaseConfig::default()
     }
 }
 

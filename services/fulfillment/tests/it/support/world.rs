@@ -92,6 +92,7 @@ impl World {
         let settings = DatabaseConfig {
             url: database.url("fulfillment").as_str().into(),
             max_connections: 16,
+            ..DatabaseConfig::default()
         };
         let options = DbOptions {
             acquire_timeout: SOON,

@@ -120,6 +120,7 @@ impl World {
         let own = DatabaseConfig {
             url: database.url("notification").as_str().into(),
             max_connections: 20,
+            ..DatabaseConfig::default()
         };
         let db = Db::connect(&own, "notification").await?;
         Ok(Self {
