@@ -81,6 +81,7 @@ async fn execute(
         }
     }
     tokio::time::sleep(shared.latency).await;
+    let released = shared.held.read().await;
     let answer = match fault {
         Some(Fault::ErrorBefore) => Answer::internal_error(),
         fault => match pay(&shared, &params, key.as_deref(), fault.as_ref()) {
@@ -92,6 +93,7 @@ async fn execute(
     if let Some(key) = &key {
         shared.books().finish(key, &answer);
     }
+    drop(released);
     answer
 }
 

@@ -34,6 +34,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waybill_kernel::money::Money;
@@ -214,6 +215,11 @@ impl Sandbox {
         self.shared.plan().clear();
     }
 
+    /// Holds up every refund between taking its key and making it, until the guard is dropped.
+    pub async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.shared.held).write_owned().await
+    }
+
     /// Sends events to an endpoint from now on.
     pub fn set_webhook(&self, endpoint: WebhookEndpoint) {
         self.shared.set_webhook(endpoint);
@@ -267,6 +273,8 @@ struct Shared {
     secret_key: SecretString,
     clock: time::Shared,
     latency: Duration,
+    /// Refunds read it; who writes holds them up.
+    held: Arc<RwLock<()>>,
     key_lifetime: TimeDelta,
     deliveries: u32,
     stop: CancellationToken,
@@ -288,6 +296,7 @@ impl Shared {
             secret_key: options.secret_key,
             clock: options.clock,
             latency: options.latency,
+            held: Arc::default(),
             key_lifetime: options.key_lifetime,
             deliveries: options.deliveries,
             stop: CancellationToken::new(),
