@@ -13,6 +13,7 @@ use prost::Message as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing::Span;
 use waybill_events::{Log, MAX_PAYLOAD_BYTES, NewEvent};
+use waybill_kernel::check::Violations;
 use waybill_kernel::hash;
 use waybill_kernel::id::{LineId, MerchantId, OrderId};
 use waybill_proto::waybill::order::v1::OrderPlaced;
@@ -23,6 +24,7 @@ use super::{BELL, Orders};
 use crate::domain::draft::Draft;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::freeze::{Conditions, freeze};
+use crate::domain::limits;
 use crate::domain::order::{Contact, Order, Source, Tenant};
 use crate::domain::state::{State, Status};
 use crate::error::Error;
@@ -87,6 +89,11 @@ impl Candidate {
 }
 
 impl Orders {
+    /// Notes what is wrong with a draft of which a part could not be read: all but its sums.
+    pub(crate) fn review(&self, draft: &Draft, v: &mut Violations) {
+        limits::check(draft, self.clock.now(), v);
+    }
+
     /// Makes a candidate of a draft.
     ///
     /// # Errors

@@ -62,6 +62,7 @@ pub fn price(draft: &Draft, v: &mut Violations) -> Result<Priced, PricingFault> 
         inclusive: draft.prices_include_tax,
     }
     .order(draft, v);
+    v.nested("totals", |v| comparable(&draft.totals, draft.currency, v));
     let priced = match priced {
         Some(priced) if v.len() == before => priced,
         _ => return Err(PricingFault::Amounts),
@@ -307,11 +308,33 @@ fn fits(v: &mut Violations, field: &str, sum: i128, what: &str) -> Option<i64> {
     fitting
 }
 
-/// Compares what the caller claims with the sums; what is not claimed is not compared, but a total must be.
-fn claims(claimed: &ClaimedTotals, sums: &Totals, currency: Currency, v: &mut Violations) {
+/// Notes what keeps the claimed totals from being compared at all.
+fn comparable(claimed: &ClaimedTotals, currency: Currency, v: &mut Violations) {
     if claimed.total.is_none() {
         v.push("total", "is missing; expected what the customer pays");
     }
+    let given = [
+        ("subtotal", claimed.subtotal),
+        ("discounts", claimed.discounts),
+        ("shipping", claimed.shipping),
+        ("tax", claimed.tax),
+        ("total", claimed.total),
+    ];
+    for (field, given) in given {
+        if let Some(given) = given.filter(|given| given.currency != currency) {
+            v.push(
+                field,
+                format!(
+                    "is in {}; expected {currency}, the order's currency_code",
+                    given.currency
+                ),
+            );
+        }
+    }
+}
+
+/// Compares what the caller claims with the sums; what is not claimed is not compared, but a total must be.
+fn claims(claimed: &ClaimedTotals, sums: &Totals, currency: Currency, v: &mut Violations) {
     let compared = [
         (
             "subtotal",
@@ -336,15 +359,7 @@ fn claims(claimed: &ClaimedTotals, sums: &Totals, currency: Currency, v: &mut Vi
     ];
     for (field, given, expected, meaning) in compared {
         let Some(given) = given else { continue };
-        if given.currency != currency {
-            v.push(
-                field,
-                format!(
-                    "is in {}; expected {currency}, the order's currency_code",
-                    given.currency
-                ),
-            );
-        } else if given.minor != expected {
+        if given.minor != expected {
             let difference = i128::from(given.minor) - i128::from(expected);
             let difference = i64::try_from(difference).unwrap_or(i64::MIN);
             v.push(

@@ -183,6 +183,8 @@ fn every_difference_of_the_totals_is_named() {
     let mut v = Violations::new();
     assert_eq!(price(&order, &mut v), Err(PricingFault::Totals));
     order.totals = ClaimedTotals::default();
+    let mut v = Violations::new();
+    assert_eq!(price(&order, &mut v), Err(PricingFault::Amounts));
     assert_eq!(
         faults(&order),
         ["totals.total: is missing; expected what the customer pays"]

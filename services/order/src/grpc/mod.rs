@@ -254,6 +254,10 @@ fn candidate(
         )
     });
     let draft = parse::draft(request.order, &mut v);
+    // A caller learns all at once: what is wrong beside what could not be read is told with it.
+    if let Some(draft) = draft.as_ref().filter(|_| !v.is_empty()) {
+        v.nested("order", |v| orders.review(draft, v));
+    }
     let ((tenant, key), draft) = parse::checked(key.zip(draft), v)?;
     orders.candidate(key, tenant, draft).map_err(in_order)
 }

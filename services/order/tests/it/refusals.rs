@@ -54,6 +54,50 @@ async fn totals_that_do_not_add_up_are_named_with_the_difference() -> Result<()>
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_does_not_hide_the_rest() -> Result<()> {
+    let service = start().await;
+    let shop = service.shop();
+    let fields = refused_fields(&shop, |bad| {
+        bad.lines[0].unit_price = Some(Money {
+            currency_code: "EURO".into(),
+            minor_units: 500,
+        });
+        bad.lines[0].sku = String::new();
+        bad.tags = vec!["x".repeat(101)];
+    })
+    .await;
+    assert_eq!(
+        fields,
+        [
+            "order.lines[0].unit_price.currency_code",
+            "order.tags[0]",
+            "order.lines[0].sku"
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn totals_that_cannot_be_compared_are_no_difference() -> Result<()> {
+    let service = start().await;
+    let shop = service.shop();
+    let mut foreign = order("1");
+    foreign.totals = Some(proto::OrderTotals {
+        total: Some(Money {
+            currency_code: "USD".into(),
+            minor_units: 1000,
+        }),
+        ..proto::OrderTotals::default()
+    });
+    let status = shop
+        .try_place("r", foreign)
+        .await
+        .expect_err("the total is in another currency");
+    assert_eq!(fault::reason(&status).as_deref(), Some("INVALID_REQUEST"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn every_bad_field_is_named_at_once() -> Result<()> {
     let service = start().await;
     let shop = service.shop();
@@ -113,7 +157,11 @@ async fn amounts_that_cannot_be_are_refused() -> Result<()> {
         ),
         (
             refused_fields(&shop, |bad| bad.currency_code = "USD".into()).await,
-            &["order.lines[0].unit_price", "order.lines[0].taxes[0].amount"],
+            &[
+                "order.lines[0].unit_price",
+                "order.lines[0].taxes[0].amount",
+                "order.totals.total",
+            ],
         ),
         (
             refused_fields(&shop, |bad| bad.lines[0].unit_price = None).await,
