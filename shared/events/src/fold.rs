@@ -9,6 +9,7 @@ mod era;
 mod feeder;
 mod lane;
 mod lease;
+mod report;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -158,7 +159,8 @@ pub struct FoldOptions {
     pub batch_bytes: usize,
     /// How long a lease lasts without being renewed; it is renewed three times as often. Default 15 s.
     pub lease: Duration,
-    /// How often an owner compares its cursors with the producers' heads. Default 30 s.
+    /// How often an owner compares its cursors with the producers' heads, and tells the producers how far it is.
+    /// Default 30 s.
     pub compare_every: Duration,
     /// The same while the stream cannot be read. Default 1 s.
     pub compare_without_stream: Duration,

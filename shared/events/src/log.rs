@@ -107,6 +107,15 @@ impl Log {
         Ok(generation)
     }
 
+    /// The highest generation that any registered consumer has ever seen; 0 when none has seen any.
+    ///
+    /// # Errors
+    ///
+    /// As the database answers.
+    pub async fn highest_generation_seen(&self) -> Result<i64, StoreError> {
+        store::consumers::highest_generation(self.inner.db.pool()).await
+    }
+
     /// The service whose log it is.
     #[must_use]
     pub fn source(&self) -> &Arc<str> {

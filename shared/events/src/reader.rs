@@ -7,11 +7,14 @@ use std::sync::Arc;
 use futures_util::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _};
 use waybill_kernel::partition::PARTITIONS;
 use waybill_proto::waybill::events::v1::event_log_service_client::EventLogServiceClient;
-use waybill_proto::waybill::events::v1::{GetLogHeadsRequest, PartitionCursor, ReadEventsRequest};
+use waybill_proto::waybill::events::v1::{
+    ConsumerCursor, GetLogHeadsRequest, PartitionCursor, ReadEventsRequest, ReportCursorsRequest,
+};
 use waybill_rpc::client::Channel;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
+use crate::cursor::Cursor;
 use crate::event::{Event, MalformedEvent};
 use crate::position::Position;
 use crate::store;
@@ -67,6 +70,11 @@ impl OwnLog {
             left: limit,
         };
         futures_util::stream::try_unfold(begin, Reading::next)
+    }
+
+    /// The database that the log is in.
+    pub fn db(&self) -> &Db {
+        &self.db
     }
 
     /// The last place of every partition that has one, and the generation the log writes in.
@@ -157,6 +165,39 @@ impl SourceLog {
                     .boxed())
             }
         }
+    }
+
+    /// Tells the log how far a consumer of `service` is.
+    pub async fn report(
+        &self,
+        service: &str,
+        consumer: &str,
+        cursors: &[(u16, Cursor)],
+    ) -> Result<(), ReadError> {
+        match self {
+            SourceLog::Own(log) => {
+                store::consumers::report(log.db.pool(), service, consumer, cursors).await?;
+            }
+            SourceLog::Peer { channel, .. } => {
+                let request = ReportCursorsRequest {
+                    service: service.to_owned(),
+                    consumer: consumer.to_owned(),
+                    cursors: cursors
+                        .iter()
+                        .map(|(partition, cursor)| ConsumerCursor {
+                            partition: u32::from(*partition),
+                            position: Some(cursor.position.into()),
+                            count: cursor.count,
+                            hash: cursor.hash.to_vec(),
+                        })
+                        .collect(),
+                };
+                EventLogServiceClient::new(channel.clone())
+                    .report_cursors(request)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// The last place of every partition that has one.

@@ -1,7 +1,8 @@
-//! All SQL of the backbone: the log and its identity, and what a consumer remembers.
+//! All SQL of the backbone: the log, its identity and who follows it, and what a consumer remembers.
 //!
 //! Text and types only. What the answers mean is decided elsewhere.
 
+pub(crate) mod consumers;
 pub(crate) mod fold;
 pub(crate) mod history;
 pub(crate) mod identity;

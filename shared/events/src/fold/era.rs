@@ -17,6 +17,7 @@ use super::apply::{ApplyError, Tally};
 use super::feeder::{Comparer, Feeder, Fills, Input, budget};
 use super::lane::{End, Lane};
 use super::lease::Owned;
+use super::report::Reporter;
 use super::{Fold, FoldError};
 use crate::cursor::{Cursor, Decision};
 use crate::event::Event;
@@ -85,6 +86,15 @@ impl<'l, F: Fold> Era<'l, F> {
                 live: is_live,
             };
             feeders.spawn(comparer.run());
+            let reporter = Reporter {
+                source: Arc::clone(source),
+                log: log.clone(),
+                db: parts.db.clone(),
+                consumer: F::NAME,
+                partitions: partitions.clone(),
+                every: parts.options.compare_every,
+            };
+            feeders.spawn(reporter.run());
             let feeder = Feeder {
                 index,
                 source: Arc::clone(source),

@@ -344,7 +344,7 @@ impl Feeder {
     }
 }
 
-async fn within<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+pub(super) async fn within<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
     match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(read) => read,
         Err(_) => Err(tonic::Status::deadline_exceeded("the log did not answer in time").into()),

@@ -129,7 +129,7 @@ impl LogRow {
 }
 
 /// A position as Postgres gives it. Transaction ids stay below 2^63 for longer than any server lives.
-fn place(generation: i64, xid: i64, position: i64) -> Position {
+pub(super) fn place(generation: i64, xid: i64, position: i64) -> Position {
     Position {
         generation,
         xid: xid as u64,

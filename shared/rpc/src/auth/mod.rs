@@ -19,7 +19,7 @@ pub use issuer::Issuer;
 pub use verifier::{AuthError, Keys, KeysError, Verifier};
 
 /// The scopes that methods name.
-pub const SCOPES: [&str; 12] = [
+pub const SCOPES: [&str; 13] = [
     "orders:read",
     "orders:write",
     "fulfillment:read",
@@ -32,6 +32,7 @@ pub const SCOPES: [&str; 12] = [
     "notifications:admin",
     "analytics:read",
     "events:read",
+    "events:admin",
 ];
 
 /// Stands for all merchants, or all stores.
