@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waybill_kernel::time::{Shared as Clock, SystemClock};
+use waybill_proto::waybill::events::v1::consumer_service_server::ConsumerServiceServer;
 use waybill_proto::waybill::events::v1::event_log_service_server::EventLogServiceServer;
 use waybill_rpc::client::Channel;
 use waybill_runtime::service::NatsConfig;
@@ -25,10 +26,11 @@ use waybill_runtime::tasks::TaskGroup;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
-use crate::fold::{Fold, FoldOptions, Lane, LaneParts};
-use crate::grpc::EventLogApi;
+use crate::fold::{Applier, Fold, FoldOptions, Lane, LaneParts, Mender};
+use crate::grpc::{ConsumerApi, EventLogApi};
 use crate::log::Log;
 use crate::nats::{Nats, NatsError};
+use crate::operate::Consumers;
 use crate::reader::{OwnLog, SourceLog};
 use crate::relay::{Relay, RelayOptions, prove};
 use crate::status::Status;
@@ -89,6 +91,7 @@ pub struct Backbone {
     clock: Clock,
     witness: Witness,
     has_relay: bool,
+    consumers: Consumers,
     starts: Vec<Start>,
 }
 
@@ -115,6 +118,7 @@ impl Backbone {
             clock: SystemClock::shared(),
             witness: Witness::new(),
             has_relay: false,
+            consumers: Consumers::new(),
             starts: Vec::new(),
         }
     }
@@ -150,6 +154,9 @@ impl Backbone {
 
     /// Runs a consumer with other settings than the defaults.
     pub fn fold_with<F: Fold>(mut self, fold: F, options: FoldOptions) -> Self {
+        let fold = Arc::new(fold);
+        let mender = self.mender(&fold, &options);
+        self.consumers.insert(F::NAME, Arc::new(mender));
         self.starts.push(Box::new(move |wiring, tasks| {
             if options.lanes == 0 || options.lanes > waybill_kernel::partition::PARTITIONS {
                 return Err(BackboneError::Lanes {
@@ -157,7 +164,6 @@ impl Backbone {
                     lanes: options.lanes,
                 });
             }
-            let fold = Arc::new(fold);
             let logs = wiring.logs::<F>(fold.sources())?;
             for index in 0..options.lanes {
                 let lane = Lane::new(LaneParts {
@@ -176,6 +182,28 @@ impl Backbone {
             Ok(())
         }));
         self
+    }
+
+    /// The consumer as commands see it. A log that nobody knows the way to is none here; `spawn` refuses it.
+    fn mender<F: Fold>(&self, fold: &Arc<F>, options: &FoldOptions) -> Mender<F> {
+        let sources: Vec<Arc<str>> = fold.sources().iter().map(|&name| Arc::from(name)).collect();
+        let logs = sources
+            .iter()
+            .map(|source| {
+                let log = source_log(&self.db, &self.log, &self.peers, source);
+                (Arc::clone(source), log)
+            })
+            .collect();
+        Mender {
+            applier: Applier {
+                db: self.db.clone(),
+                log: self.log.clone(),
+                fold: Arc::clone(fold),
+                sources,
+                letters_per_minute: options.letters_per_minute,
+            },
+            logs,
+        }
     }
 
     /// Uses another clock than the machine's, for the figures.
@@ -200,6 +228,15 @@ impl Backbone {
     #[must_use]
     pub fn grpc(&self) -> EventLogServiceServer<EventLogApi> {
         EventLogServiceServer::new(EventLogApi::new(OwnLog::new(&self.db, self.log.source())))
+    }
+
+    /// What operates the consumers registered so far, to be added to the service's gRPC server.
+    #[must_use]
+    pub fn consumer_grpc(&self) -> ConsumerServiceServer<ConsumerApi> {
+        ConsumerServiceServer::new(ConsumerApi::new(
+            self.db.clone(),
+            Arc::new(self.consumers.clone()),
+        ))
     }
 
     /// How the parts are, from now on.
@@ -248,22 +285,27 @@ impl Wiring {
             .iter()
             .map(|&name| {
                 let source: Arc<str> = Arc::from(name);
-                let log = if source == *self.log.source() {
-                    SourceLog::Own(OwnLog::new(&self.db, &source))
-                } else {
-                    let channel = self.peers.get(name).ok_or(BackboneError::NoPeer {
-                        consumer: F::NAME,
-                        source_name: name,
-                    })?;
-                    SourceLog::Peer {
-                        source: Arc::clone(&source),
-                        channel: channel.clone(),
-                    }
-                };
+                let log = source_log(&self.db, &self.log, &self.peers, &source);
+                let log = log.ok_or(BackboneError::NoPeer {
+                    consumer: F::NAME,
+                    source_name: name,
+                })?;
                 Ok((source, log))
             })
             .collect()
     }
+}
+
+/// The way to a log: in the own database, or through a peer. None when it is neither.
+fn source_log(db: &Db, own: &Log, peers: &Peers, source: &Arc<str>) -> Option<SourceLog> {
+    if source == own.source() {
+        return Some(SourceLog::Own(OwnLog::new(db, source)));
+    }
+    let channel = peers.get(&**source)?;
+    Some(SourceLog::Peer {
+        source: Arc::clone(source),
+        channel: channel.clone(),
+    })
 }
 
 /// Stops a consumer in all processes, until it is resumed.

@@ -9,6 +9,7 @@ mod era;
 mod feeder;
 mod lane;
 mod lease;
+mod repair;
 mod report;
 
 use std::collections::HashSet;
@@ -24,7 +25,9 @@ pub use crate::error::FoldError;
 use crate::event::{Event, NewEvent};
 use crate::log::Log;
 
+pub(crate) use apply::Applier;
 pub(crate) use lane::{Lane, LaneParts};
+pub(crate) use repair::{Mender, Operated, Repaired};
 
 /// A consumer of logs.
 ///

@@ -3,6 +3,7 @@
 //! Parses, reads, answers. Everything it can tell is settled: a reader never sees an event that another one could still
 //! come in front of.
 
+mod consumers;
 mod fault;
 mod parse;
 
@@ -15,16 +16,20 @@ use waybill_kernel::check::Violations;
 use waybill_proto::waybill::events::v1::event_log_service_server::EventLogService;
 use waybill_proto::waybill::events::v1::{
     ConsumerCursor, ForgetLogConsumerRequest, ForgetLogConsumerResponse, GetLogHeadsRequest,
-    GetLogHeadsResponse, ListLogConsumersRequest, ListLogConsumersResponse, LogConsumer, PartitionHead,
-    ReadEventsRequest, ReadEventsResponse, ReportCursorsRequest, ReportCursorsResponse,
+    GetLogHeadsResponse, ListLogConsumersRequest, ListLogConsumersResponse, LogConsumer, MeasureLagRequest,
+    MeasureLagResponse, PartitionHead, PartitionLag, ReadEventsRequest, ReadEventsResponse,
+    ReportCursorsRequest, ReportCursorsResponse,
 };
 use waybill_rpc::convert;
 
 use crate::event::Event;
+use crate::overview::MOST_COUNTED;
 use crate::position::Position;
 use crate::reader::OwnLog;
-use crate::store::consumers::{self, Forgotten, Registered};
+use crate::store::consumers::{self as registry, Forgotten, Registered};
 use fault::LogFault;
+
+pub use consumers::ConsumerApi;
 
 /// A consumer that has reported within this time is forgotten by force only.
 const QUIET: Duration = Duration::from_secs(10 * 60);
@@ -50,7 +55,7 @@ impl EventLogService for EventLogApi {
         request: Request<ReadEventsRequest>,
     ) -> Result<Response<Self::ReadEventsStream>, Status> {
         let request = request.into_inner();
-        let cursors = parse::cursors(&request).map_err(LogFault::Cursors)?;
+        let cursors = parse::cursors(&request.cursors).map_err(LogFault::Cursors)?;
         let limit = (request.limit > 0).then_some(request.limit as usize);
         let chunks = self.log.read(cursors, limit).map(|chunk| match chunk {
             Ok(events) => Ok(ReadEventsResponse {
@@ -70,13 +75,35 @@ impl EventLogService for EventLogApi {
         Ok(Response::new(GetLogHeadsResponse { heads, generation }))
     }
 
+    async fn measure_lag(
+        &self,
+        request: Request<MeasureLagRequest>,
+    ) -> Result<Response<MeasureLagResponse>, Status> {
+        let cursors = parse::cursors(&request.into_inner().cursors).map_err(LogFault::Cursors)?;
+        let lags = self
+            .log
+            .lag(&cursors, MOST_COUNTED)
+            .await
+            .map_err(LogFault::from)?;
+        let lags = lags
+            .into_iter()
+            .map(|lag| PartitionLag {
+                partition: u32::from(lag.partition),
+                events: lag.events,
+                more: lag.more,
+                seconds: lag.seconds,
+            })
+            .collect();
+        Ok(Response::new(MeasureLagResponse { lags }))
+    }
+
     async fn report_cursors(
         &self,
         request: Request<ReportCursorsRequest>,
     ) -> Result<Response<ReportCursorsResponse>, Status> {
         let report = parse::report(request.into_inner()).map_err(LogFault::Report)?;
         let pool = self.log.db().pool();
-        let generation = consumers::report(pool, &report.service, &report.consumer, &report.cursors)
+        let generation = registry::report(pool, &report.service, &report.consumer, &report.cursors)
             .await
             .map_err(LogFault::from)?
             .ok_or(LogFault::TooManyConsumers)?;
@@ -87,10 +114,10 @@ impl EventLogService for EventLogApi {
         &self,
         _request: Request<ListLogConsumersRequest>,
     ) -> Result<Response<ListLogConsumersResponse>, Status> {
-        let all = consumers::all(self.log.db().pool())
+        let all = registry::all(self.log.db().pool())
             .await
             .map_err(LogFault::from)?;
-        let passed = consumers::passed(&all);
+        let passed = registry::passed(&all);
         Ok(Response::new(ListLogConsumersResponse {
             passed: passed
                 .into_iter()
@@ -117,7 +144,7 @@ impl EventLogService for EventLogApi {
         parse::name("consumer", &consumer, &mut violations);
         violations.into_result().map_err(LogFault::Report)?;
         let quiet = (!force).then_some(QUIET);
-        match consumers::forget(self.log.db().pool(), &service, &consumer, quiet)
+        match registry::forget(self.log.db().pool(), &service, &consumer, quiet)
             .await
             .map_err(LogFault::from)?
         {

@@ -29,6 +29,8 @@ mod identity;
 mod log;
 mod metrics;
 mod nats;
+mod operate;
+mod overview;
 mod position;
 mod reader;
 mod relay;
@@ -40,7 +42,7 @@ pub use backbone::{Backbone, BackboneError, PROOF_TIME, Peers, resume_consumer, 
 pub use error::FoldError;
 pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};
 pub use fold::{Fold, FoldOptions, Projection, Reaction};
-pub use grpc::EventLogApi;
+pub use grpc::{ConsumerApi, EventLogApi};
 pub use identity::identity_check;
 pub use log::Log;
 pub use nats::NatsError;

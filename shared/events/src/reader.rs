@@ -8,7 +8,8 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _}
 use waybill_kernel::partition::PARTITIONS;
 use waybill_proto::waybill::events::v1::event_log_service_client::EventLogServiceClient;
 use waybill_proto::waybill::events::v1::{
-    ConsumerCursor, GetLogHeadsRequest, PartitionCursor, ReadEventsRequest, ReportCursorsRequest,
+    ConsumerCursor, GetLogHeadsRequest, MeasureLagRequest, PartitionCursor, ReadEventsRequest,
+    ReportCursorsRequest,
 };
 use waybill_rpc::client::Channel;
 use waybill_store::Db;
@@ -16,6 +17,7 @@ use waybill_store::error::StoreError;
 
 use crate::cursor::Cursor;
 use crate::event::{Event, MalformedEvent};
+use crate::overview::PartitionLag;
 use crate::position::Position;
 use crate::store;
 
@@ -80,6 +82,20 @@ impl OwnLog {
     /// The last place of every partition that has one, and the generation the log writes in.
     pub async fn heads(&self) -> Result<(i64, Vec<(u16, Position)>), StoreError> {
         store::log::heads(self.db.pool()).await
+    }
+
+    /// What lies behind some places; counting ends at `most` a partition.
+    pub async fn lag(&self, cursors: &[(u16, Position)], most: i64) -> Result<Vec<PartitionLag>, StoreError> {
+        let lags = store::operate::lag(self.db.pool(), cursors, most + 1).await?;
+        Ok(lags
+            .into_iter()
+            .map(|lag| PartitionLag {
+                partition: lag.vpartition,
+                events: lag.events.min(most),
+                more: lag.events > most,
+                seconds: lag.seconds,
+            })
+            .collect())
     }
 }
 
@@ -213,6 +229,42 @@ impl SourceLog {
                 Ok(heads
                     .into_iter()
                     .filter_map(|head| Some((u16::try_from(head.partition).ok()?, head.position?.into())))
+                    .collect())
+            }
+        }
+    }
+
+    /// What lies behind some places, counted to `most` a partition where it is our own log.
+    pub async fn lag(
+        &self,
+        cursors: Vec<(u16, Position)>,
+        most: i64,
+    ) -> Result<Vec<PartitionLag>, ReadError> {
+        match self {
+            SourceLog::Own(log) => Ok(log.lag(&cursors, most).await?),
+            SourceLog::Peer { channel, .. } => {
+                let cursors = cursors
+                    .into_iter()
+                    .map(|(partition, after)| PartitionCursor {
+                        partition: u32::from(partition),
+                        after: Some(after.into()),
+                    })
+                    .collect();
+                let lags = EventLogServiceClient::new(channel.clone())
+                    .measure_lag(MeasureLagRequest { cursors })
+                    .await?
+                    .into_inner()
+                    .lags;
+                Ok(lags
+                    .into_iter()
+                    .filter_map(|lag| {
+                        Some(PartitionLag {
+                            partition: u16::try_from(lag.partition).ok()?,
+                            events: lag.events,
+                            more: lag.more,
+                            seconds: lag.seconds,
+                        })
+                    })
                     .collect())
             }
         }

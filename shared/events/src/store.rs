@@ -7,3 +7,5 @@ pub(crate) mod fold;
 pub(crate) mod history;
 pub(crate) mod identity;
 pub(crate) mod log;
+pub(crate) mod operate;
+pub(crate) mod repair;

@@ -240,7 +240,11 @@ impl Service {
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
         let behind = CancellationToken::new();
         let tasks = TaskGroup::new(&behind);
-        let (status, reporter) = (self.backbone.status(), self.server.health());
+        // Only now: whoever operates consumers is to find all of them.
+        let server = self
+            .server
+            .add(self.backbone.consumer_grpc(), FILE_DESCRIPTOR_SET);
+        let (status, reporter) = (self.backbone.status(), server.health());
         self.backbone.spawn(&tasks).await?;
         for start in self.starts {
             start(&tasks);
@@ -251,7 +255,7 @@ impl Service {
 
         // A task that fails stops the server, and with it the service.
         let stop = shutdown.child_token();
-        let serving = self.server.serve(listener, stop.clone());
+        let serving = server.serve(listener, stop.clone());
         tokio::pin!(serving);
         let served = tokio::select! {
             served = &mut serving => served,

@@ -126,10 +126,10 @@ fn methods(shop: &Shop) -> anyhow::Result<Vec<Method>> {
     for (endpoint, url) in &shop.stack.context().endpoints {
         for service in pool.services() {
             let package = service.parent_file().package_name().to_owned();
-            // Each service serves the contract of its own name, and those that write a log the contract of logs.
+            // Each service serves the contract of its own name, and that of its log and consumers.
             let own = package == format!("waybill.{endpoint}.v1");
-            let log = package == "waybill.events.v1" && endpoint != "analytics";
-            if own || log {
+            let backbone = package == "waybill.events.v1";
+            if own || backbone {
                 for method in service.methods() {
                     found.push(Method::new(endpoint, url, &method)?);
                 }

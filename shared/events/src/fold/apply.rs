@@ -52,7 +52,7 @@ pub(super) struct Tally {
     pub unknown_type: usize,
 }
 
-pub(super) struct Applier<F> {
+pub(crate) struct Applier<F> {
     pub db: Db,
     pub log: Log,
     pub fold: Arc<F>,
@@ -62,7 +62,7 @@ pub(super) struct Applier<F> {
 
 impl<F: Fold> Applier<F> {
     /// Applies a batch.
-    pub async fn batch(&self, moves: &[Move], events: &[Event]) -> Result<Tally, ApplyError> {
+    pub(super) async fn batch(&self, moves: &[Move], events: &[Event]) -> Result<Tally, ApplyError> {
         let mut tx = self.db.begin().await?;
         let (mut plan, mut tally) = self.enter(&mut tx, moves, events).await?;
         self.keep_back(&mut tx, &plan).await?;
@@ -75,7 +75,7 @@ impl<F: Fold> Applier<F> {
 
     /// Applies one event, and those that waited for it, each under a savepoint. The first that fails becomes a dead
     /// letter and the others, which are of the same key, are parked behind it.
-    pub async fn single(&self, step: &Move, event: &Event) -> Result<Tally, ApplyError> {
+    pub(super) async fn single(&self, step: &Move, event: &Event) -> Result<Tally, ApplyError> {
         let mut tx = self.db.begin().await?;
         let (mut plan, mut tally) = self
             .enter(&mut tx, std::slice::from_ref(step), std::slice::from_ref(event))
@@ -197,13 +197,14 @@ impl<F: Fold> Applier<F> {
         Ok((plan, tally))
     }
 
-    fn waiting(&self, row: sql::WaitingRow) -> Result<Waiting<Event>, StoreError> {
-        let source = self
-            .sources
-            .iter()
-            .find(|source| ***source == *row.source)
-            .cloned()
-            .unwrap_or_else(|| Arc::from(row.source.as_str()));
+    /// The name of a log, shared with all its events.
+    pub fn source(&self, name: &str) -> Arc<str> {
+        let known = self.sources.iter().find(|source| ***source == *name);
+        known.cloned().unwrap_or_else(|| Arc::from(name))
+    }
+
+    pub fn waiting(&self, row: sql::WaitingRow) -> Result<Waiting<Event>, StoreError> {
+        let source = self.source(&row.source);
         let logged = LoggedEvent::decode(row.event.as_slice()).map_err(StoreError::decode)?;
         let event = Event::from_logged(&source, logged).map_err(StoreError::decode)?;
         Ok(Waiting {
@@ -238,7 +239,7 @@ impl<F: Fold> Applier<F> {
     }
 
     /// `project` and `react`. A panic of the fold is a fault of the event: the same bytes would panic again.
-    async fn effects(&self, tx: &mut Tx, events: &[Event], spans: &[Span]) -> Result<(), FoldError> {
+    pub async fn effects(&self, tx: &mut Tx, events: &[Event], spans: &[Span]) -> Result<(), FoldError> {
         if events.is_empty() {
             return Ok(());
         }
@@ -262,7 +263,7 @@ impl<F: Fold> Applier<F> {
     }
 
     /// A span per event, child of the span that published it. From here on it is what the event's effects follow from.
-    fn spans(&self, events: &mut [Event]) -> Vec<Span> {
+    pub fn spans(&self, events: &mut [Event]) -> Vec<Span> {
         events
             .iter_mut()
             .map(|event| {
@@ -289,7 +290,7 @@ impl<F: Fold> Applier<F> {
     }
 }
 
-fn kept(event: &Event) -> Kept {
+pub(super) fn kept(event: &Event) -> Kept {
     Kept {
         key: event.key,
         source: event.source.to_string(),

@@ -2,7 +2,7 @@
 
 use waybill_kernel::check::Violations;
 use waybill_kernel::partition::PARTITIONS;
-use waybill_proto::waybill::events::v1::{LogPosition, ReadEventsRequest, ReportCursorsRequest};
+use waybill_proto::waybill::events::v1::{LogPosition, PartitionCursor, ReportCursorsRequest};
 
 use crate::cursor::Cursor;
 use crate::position::Position;
@@ -54,14 +54,14 @@ impl Named {
 const MOST: usize = PARTITIONS as usize + 1;
 
 /// All cursors, or all that is wrong with them.
-pub(super) fn cursors(request: &ReadEventsRequest) -> Result<Vec<(u16, Position)>, Violations> {
+pub(super) fn cursors(asked: &[PartitionCursor]) -> Result<Vec<(u16, Position)>, Violations> {
     let mut violations = Violations::new();
-    if request.cursors.is_empty() {
+    if asked.is_empty() {
         violations.push("cursors", "is empty; name at least one partition");
     }
     let mut named = Named::new();
-    let mut cursors = Vec::with_capacity(request.cursors.len().min(MOST));
-    for (index, cursor) in request.cursors.iter().enumerate().take(MOST) {
+    let mut cursors = Vec::with_capacity(asked.len().min(MOST));
+    for (index, cursor) in asked.iter().enumerate().take(MOST) {
         let field = format!("cursors[{index}].partition");
         if let Some(partition) = named.partition(field, cursor.partition, &mut violations) {
             let after = place(&format!("cursors[{index}].after"), cursor.after, &mut violations);
@@ -140,21 +140,18 @@ pub(super) fn name(field: &str, text: &str, violations: &mut Violations) {
 
 #[cfg(test)]
 mod tests {
-    use waybill_proto::waybill::events::v1::{ConsumerCursor, PartitionCursor};
+    use waybill_proto::waybill::events::v1::ConsumerCursor;
 
     use super::*;
 
-    fn request(partitions: &[u32]) -> ReadEventsRequest {
-        ReadEventsRequest {
-            cursors: partitions
-                .iter()
-                .map(|&partition| PartitionCursor {
-                    partition,
-                    after: None,
-                })
-                .collect(),
-            limit: 0,
-        }
+    fn request(partitions: &[u32]) -> Vec<PartitionCursor> {
+        partitions
+            .iter()
+            .map(|&partition| PartitionCursor {
+                partition,
+                after: None,
+            })
+            .collect()
     }
 
     #[test]
@@ -176,13 +173,13 @@ mod tests {
     #[test]
     fn a_place_that_cannot_be_is_refused() {
         let mut request = request(&[3]);
-        request.cursors[0].after = Some(LogPosition {
+        request[0].after = Some(LogPosition {
             generation: -1,
             transaction_id: 0,
             position: 0,
         });
         assert!(cursors(&request).is_err());
-        request.cursors[0].after = Some(LogPosition {
+        request[0].after = Some(LogPosition {
             generation: 1,
             transaction_id: u64::MAX,
             position: 0,

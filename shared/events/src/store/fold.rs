@@ -376,7 +376,8 @@ pub(crate) async fn bury(
          )
          SELECT (SELECT count(*) FROM written WHERE kind = 'letter')
               + (SELECT count(*) FROM fold_dead_letter
-                 WHERE consumer = $1 AND kind = 'letter' AND created_at > now() - interval '1 minute')",
+                 WHERE consumer = $1 AND kind = 'letter' AND NOT by_command
+                   AND created_at > now() - interval '1 minute')",
     )
     .bind(consumer)
     .bind(events.iter().map(|e| e.key).collect::<Vec<_>>())

@@ -40,7 +40,9 @@ pub struct Recorder {
     pub sources: &'static [&'static str],
     /// Whether events wait until their order was placed.
     pub opening: bool,
-    /// Orders whose events (other than `OrderPlaced`) are poison.
+    /// Whether events of type `OrderCompleted` need not wait.
+    pub loose: bool,
+    /// Orders whose events (other than `OrderPlaced`) are poison, and single events by their ids.
     pub poison: Arc<Mutex<HashSet<Uuid>>>,
     pub hold: Option<Hold>,
     /// Writes an event of its own per event.
@@ -52,6 +54,7 @@ impl Recorder {
         Recorder {
             sources,
             opening: false,
+            loose: false,
             poison: Arc::default(),
             hold: None,
             echo: false,
@@ -68,12 +71,8 @@ impl Recorder {
     }
 
     fn is_poison(&self, event: &Event) -> bool {
-        !event.is::<OrderPlaced>()
-            && self
-                .poison
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(&event.key)
+        let poison = self.poison.lock().unwrap_or_else(PoisonError::into_inner);
+        poison.contains(&event.event_id.uuid()) || (!event.is::<OrderPlaced>() && poison.contains(&event.key))
     }
 }
 
@@ -88,8 +87,8 @@ impl Fold for Recorder {
         event.is::<OrderPlaced>()
     }
 
-    fn needs_opening(&self, _event: &Event) -> bool {
-        self.opening
+    fn needs_opening(&self, event: &Event) -> bool {
+        self.opening && !(self.loose && event.is::<OrderCompleted>())
     }
 
     fn handles(&self, event: &Event) -> bool {

@@ -110,13 +110,15 @@ impl World {
     ) -> anyhow::Result<Node> {
         let backbone = build(Backbone::new(&db, nats, peers));
         let (log, status, grpc) = (backbone.log(), backbone.status(), backbone.grpc());
+        let operating = backbone.consumer_grpc();
         let tasks = TaskGroup::new(&CancellationToken::new());
         backbone.spawn(&tasks).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let server = Server::new(service, self.auth.verifier().clone(), Limits::default())
             .grace(Duration::from_millis(100))
-            .add(grpc, FILE_DESCRIPTOR_SET);
+            .add(grpc, FILE_DESCRIPTOR_SET)
+            .add(operating, FILE_DESCRIPTOR_SET);
         tasks.spawn("health", status.clone().report(server.health(), tasks.token()));
         tasks.spawn("server", server.serve(listener, tasks.token()));
         Ok(Node {
