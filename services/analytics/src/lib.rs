@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
-use waybill_kernel::time;
+use waybill_kernel::time::{self, SystemClock};
 use waybill_proto::waybill::analytics::v1::analytics_service_server::AnalyticsServiceServer;
 use waybill_service::{Service, StartError};
 
@@ -75,4 +75,16 @@ impl App {
     ) -> BoxFuture<'static, Result<(), StartError>> {
         Box::pin(self.service.run(listener, shutdown))
     }
+}
+
+/// The life of the process `waybill-analytics`: listens where its settings say, and serves until `shutdown`.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let listener = waybill_service::listen(config.common.listen).await?;
+    let clock = SystemClock::shared();
+    let app = App::build(config, Deps { clock }).await?;
+    app.run(listener, shutdown).await
 }

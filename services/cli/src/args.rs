@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
 ///
@@ -35,6 +35,15 @@ pub enum Command {
     Demo(DemoArgs),
     /// Start the whole stack in this process and keep it running.
     Up(UpArgs),
+    /// Kill, cut and wipe everything under a load of orders, then prove that nothing was lost or done twice.
+    ///
+    /// Starts every service as processes of its own (most of them twice) over a private Postgres and NATS, with a proxy on
+    /// every wire, sends orders and refunds through the public gRPC API, and injects faults by a schedule that the seed
+    /// repeats. When the time is up the faults stop, everything has to settle, and every schema, the mail sink and the
+    /// payment provider's ledger are compared. The exit code is 0 only if every check holds.
+    Verify(VerifyArgs),
+    /// Run one service in this process, exactly as its own binary does.
+    Serve(ServeArgs),
     /// Import, list, read, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
@@ -91,6 +100,85 @@ pub struct DemoArgs {
     /// Leave the stack running afterwards, until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// How a verification runs.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// How long load and faults last.
+    #[arg(long, default_value_t = 2.0, value_parser = minutes)]
+    pub minutes: f64,
+    /// Repeats the schedule of faults and the orders, not their interleaving; a random one, which is printed, when not
+    /// given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Orders placed a second, while no more than --in-flight are under way.
+    #[arg(long, default_value_t = 2.0, value_parser = rate)]
+    pub rate: f64,
+    /// Orders under way at once, at most.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub in_flight: u32,
+    /// Seconds between two faults, on average.
+    #[arg(long, default_value_t = 3.5, value_parser = seconds, value_name = "SECONDS")]
+    pub every: f64,
+    /// Only these kinds of faults, separated by commas; all when not given.
+    #[arg(long, value_delimiter = ',', value_name = "KIND")]
+    pub faults: Vec<crate::verify::faults::Kind>,
+    /// Seconds that everything may take to settle after the last fault.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub settle: u64,
+    /// Where data, settings and logs of the run go; a temporary folder, removed when all checks hold, when not given.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    within(text, 0.05, 24.0 * 60.0)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    within(text, 0.1, 1000.0)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    within(text, 0.2, 3600.0)
+}
+
+fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (least..=most).contains(&value) => Ok(value),
+        _ => Err(format!("give a number from {least} to {most}")),
+    }
+}
+
+/// Which service runs, and how.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The service.
+    pub service: Service,
+    /// Its settings, a TOML file; without it they come from the environment alone.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// End as soon as standard input does: so that a service never outlives the program that started it.
+    #[arg(long)]
+    pub with_parent: bool,
+}
+
+/// A service that can run in a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Service {
+    /// Takes orders in.
+    Order,
+    /// Ships them.
+    Fulfillment,
+    /// Pays money back.
+    Refund,
+    /// Tells customers.
+    Notification,
+    /// Counts.
+    Analytics,
+    /// Webhooks and pages, over HTTP.
+    Edge,
 }
 
 /// How the stack runs.

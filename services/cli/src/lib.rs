@@ -2,6 +2,8 @@
 //!
 //! - [`stack`] starts everything: private Postgres and NATS, a mail sink, a sandbox payment provider, the services.
 //! - [`demo`] runs a file of orders through it and checks what happened.
+//! - [`verify`] runs the services as processes, breaks everything, and proves that nothing was lost or done twice;
+//!   [`serve`] is what those processes run.
 //! - [`commands`] talk to a running stack over gRPC, with the addresses and the token of a [`session`].
 //! - [`import`] reads files of orders; [`intake`] hands them to the order service.
 //!
@@ -14,17 +16,43 @@ mod files;
 pub mod import;
 pub mod intake;
 pub mod output;
+pub mod serve;
 pub mod session;
 mod setup;
 pub mod stack;
+pub mod verify;
 pub mod wait;
 
-use clap::CommandFactory as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
 use futures_util::future::LocalBoxFuture;
 
 use crate::args::{Cli, Command};
 use crate::session::{Session, StackContext};
 use crate::stack::{Options, Stack};
+
+/// The program `waybill`, whatever binary it is in.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Serve(args) = cli.command {
+        // A service sets up its process by itself.
+        return serve::run(args);
+    }
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::fail(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> LocalBoxFuture<'static, anyhow::Result<()>> {
@@ -38,6 +66,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Demo(args) => demo::run(args, json, &context_file).await,
         Command::Up(args) => up(args, json, &context_file).await,
+        Command::Verify(args) => verify::run(args, json).await,
+        Command::Serve(_) => anyhow::bail!("a service runs in a process of its own: it is started by `main`"),
         Command::Orders(command) => commands::orders::run(&session()?, command, json).await,
         Command::Shipments(command) => commands::shipments::run(&session()?, command, json).await,
         Command::Returns(command) => commands::returns::run(&session()?, command, json).await,

@@ -41,7 +41,7 @@ pub const SERVICES: [&str; 5] = ["order", "fulfillment", "refund", "notification
 const START: Duration = Duration::from_secs(30);
 
 /// The tokens of a stack on one machine live as long as a person may leave it running.
-const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How the stack runs.
 #[derive(Clone, Default)]
@@ -314,7 +314,7 @@ impl Stack {
 }
 
 /// Makes the database with a role and a schema for each service, with fresh passwords.
-async fn prepare_database(embedded: &Embedded) -> anyhow::Result<BTreeMap<String, SecretString>> {
+pub(crate) async fn prepare_database(embedded: &Embedded) -> anyhow::Result<BTreeMap<String, SecretString>> {
     let passwords: BTreeMap<String, SecretString> = SERVICES
         .iter()
         .map(|name| ((*name).to_owned(), setup::password()))
@@ -362,7 +362,7 @@ fn url(listener: &TcpListener) -> anyhow::Result<String> {
 }
 
 /// The merchant and the store of this machine: new ones, or those that its data folder remembers.
-fn tenant(data: Option<&Path>) -> anyhow::Result<(MerchantId, StoreId)> {
+pub(crate) fn tenant(data: Option<&Path>) -> anyhow::Result<(MerchantId, StoreId)> {
     let Some(data) = data else {
         return Ok((MerchantId::generate(), StoreId::generate()));
     };

@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use waybill_kernel::time;
+use waybill_kernel::time::{self, SystemClock};
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
 use waybill_rpc::client::{self, Channel, ConnectError, TokenSource};
@@ -136,4 +136,15 @@ async fn guard(within: Duration, request: Request<axum::body::Body>, next: Next)
         HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     );
     response
+}
+
+/// The life of the process `waybill-edge`: listens where its settings say, and serves until `shutdown`.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let listener = TcpListener::bind(config.http).await.map_err(StartError::Serve)?;
+    let clock = SystemClock::shared();
+    App::build(config, Deps { clock })?.run(listener, shutdown).await
 }

@@ -2,17 +2,8 @@
 
 use std::process::ExitCode;
 
-use waybill_fulfillment::{App, Config, Deps, NAME};
-use waybill_kernel::time::SystemClock;
 use waybill_runtime::process::run_service;
 
 fn main() -> ExitCode {
-    run_service(NAME, |config: Config, shutdown| async move {
-        let listener = waybill_service::listen(config.common.listen).await?;
-        let clock = SystemClock::shared();
-        App::build(config, Deps { clock })
-            .await?
-            .run(listener, shutdown)
-            .await
-    })
+    run_service(waybill_fulfillment::NAME, waybill_fulfillment::serve)
 }

@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
-use waybill_kernel::time;
+use waybill_kernel::time::{self, SystemClock};
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_server::NotificationServiceServer;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
@@ -128,4 +128,16 @@ fn owners(base: &Service) -> Result<Owners, StartError> {
         fulfillment: FulfillmentServiceClient::new(base.peer("fulfillment")?),
         refunds: RefundServiceClient::new(base.peer("refund")?),
     })
+}
+
+/// The life of the process `waybill-notification`: listens where its settings say, and serves until `shutdown`.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let listener = waybill_service::listen(config.common.listen).await?;
+    let clock = SystemClock::shared();
+    let app = App::build(config, Deps { clock }).await?;
+    app.run(listener, shutdown).await
 }

@@ -28,7 +28,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
-use waybill_kernel::time;
+use waybill_kernel::time::{self, SystemClock};
 use waybill_proto::waybill::order::v1::order_service_server::OrderServiceServer;
 use waybill_service::{Service, StartError};
 use waybill_store::Db;
@@ -136,4 +136,16 @@ async fn customer_key(config: &Config, db: &Db) -> Result<SecretString, StartErr
         return Err(StartError::own("customer_key", KeyTooShort { length }));
     }
     Ok(key)
+}
+
+/// The life of the process `waybill-order`: listens where its settings say, and serves until `shutdown`.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let listener = waybill_service::listen(config.common.listen).await?;
+    let clock = SystemClock::shared();
+    let app = App::build(config, Deps { clock }).await?;
+    app.run(listener, shutdown).await
 }

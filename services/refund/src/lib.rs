@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
-use waybill_kernel::time;
+use waybill_kernel::time::{self, SystemClock};
 use waybill_payments::Providers;
 use waybill_proto::waybill::refund::v1::refund_service_server::RefundServiceServer;
 use waybill_service::{Service, StartError};
@@ -108,4 +108,18 @@ impl App {
     ) -> BoxFuture<'static, Result<(), StartError>> {
         Box::pin(self.service.run(listener, shutdown))
     }
+}
+
+/// The life of the process `waybill-refund`: listens where its settings say, and serves until `shutdown`.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let listener = waybill_service::listen(config.common.listen).await?;
+    let deps = Deps {
+        clock: SystemClock::shared(),
+        providers: config.build_providers()?,
+    };
+    App::build(config, deps).await?.run(listener, shutdown).await
 }

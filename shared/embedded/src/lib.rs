@@ -1,4 +1,5 @@
-//! A private Postgres, NATS and mail sink for one machine: the launcher, the demo and the tests stand on it.
+//! A private Postgres, NATS and mail sink for one machine, and a proxy that breaks connections: the launcher, the demo
+//! and the tests stand on it.
 //!
 //! [`Embedded::start`] takes addresses from configuration, else programs pinned by hash (Python wheels in a cache
 //! folder), else programs of this machine, in this order. Servers listen on loopback only, behind random passwords,
@@ -20,6 +21,7 @@ mod run_as;
 mod supervisor;
 mod url;
 mod wheels;
+mod wire;
 
 use std::env;
 use std::path::PathBuf;
@@ -29,7 +31,9 @@ use secrecy::SecretString;
 pub use error::Error;
 pub use mail::{Fault, Mail, MailSink};
 pub use nats::Nats;
+pub use ports::free as free_port;
 pub use postgres::Postgres;
+pub use wire::Wire;
 
 /// Where the servers keep their data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +43,15 @@ pub enum DataDir {
     Temp,
     /// In this folder, made when it is missing, kept at the end. One process at a time.
     Kept(PathBuf),
+}
+
+/// How a server ends before something is done to its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Downtime {
+    /// As by a power cut (SIGKILL).
+    Kill,
+    /// In order, with everything written.
+    Stop,
 }
 
 /// How to start.

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::blocking::blocking;
 use crate::folder::{self, Folder};
 use crate::supervisor::{Duty, Supervisor};
-use crate::{DataDir, Error, Options, ports, programs, secret};
+use crate::{DataDir, Downtime, Error, Options, ports, programs, secret};
 
 const PROGRAM: &str = "nats-server";
 const USER: &str = "waybill";
@@ -112,11 +112,37 @@ impl Nats {
 
     /// Loses everything JetStream ever stored: the server is killed, its storage removed, and it starts empty.
     pub async fn wipe(&self) -> Result<(), Error> {
-        self.act("wipe", |own| {
-            own.supervisor.kill()?;
+        self.while_stopped("wipe", Downtime::Kill, |store| fs::remove_dir_all(store))
+            .await
+    }
+
+    /// Ends the server, does something to the folder of its storage, and brings it back on the same port; also when
+    /// `work` fails, whose error is then told.
+    pub async fn while_stopped(
+        &self,
+        what: &'static str,
+        downtime: Downtime,
+        work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.act(what, move |own| {
+            match downtime {
+                Downtime::Kill => own.supervisor.kill()?,
+                Downtime::Stop => own.supervisor.stop()?,
+            }
             let store = own.folder.path.join("jetstream");
-            fs::remove_dir_all(&store).map_err(Error::io("remove", &store))?;
-            own.start_again()
+            let worked = work(&store).map_err(Error::io(what, &store));
+            own.start_again()?;
+            worked
+        })
+        .await
+    }
+
+    /// Removes what JetStream stored from under the running server, as a careless hand does. What the server makes of it
+    /// is its own affair: only [`Nats::kill`] and [`Nats::resume`] bring it back to its senses.
+    pub async fn remove_storage(&self) -> Result<(), Error> {
+        self.act("remove the storage of", |own| {
+            let store = own.folder.path.join("jetstream");
+            fs::remove_dir_all(&store).map_err(Error::io("remove", &store))
         })
         .await
     }

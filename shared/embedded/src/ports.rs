@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, TcpListener};
 /// that a server which is down for a moment finds its port free when it comes back.
 const RANGE: std::ops::Range<u16> = 18_000..32_000;
 
-/// A port on which nobody listened a moment ago.
-pub(crate) fn free() -> u16 {
+/// A loopback port on which nobody listened a moment ago, outside of what systems choose for outgoing connections.
+pub fn free() -> u16 {
     loop {
         let port = rand::random_range(RANGE);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {

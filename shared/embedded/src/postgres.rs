@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::folder::{self, Folder};
 use crate::programs::{self, PostgresPrograms};
 use crate::run_as::RunAs;
 use crate::supervisor::{Duty, Supervisor};
-use crate::{DataDir, Error, Options, ports, secret, url};
+use crate::{DataDir, Downtime, Error, Options, ports, secret, url};
 
 const PROGRAM: &str = "postgres";
 const ADMIN: &str = "waybill_admin";
@@ -130,6 +131,27 @@ impl Postgres {
     /// Brings the server back on the same port, after [`Postgres::kill`] or [`Postgres::stop`].
     pub async fn resume(&self) -> Result<(), Error> {
         self.act("start", Own::start_again).await
+    }
+
+    /// Ends the server, does something to its data folder, and brings it back on the same port; also when `work` fails,
+    /// whose error is then told.
+    pub async fn while_stopped(
+        &self,
+        what: &'static str,
+        downtime: Downtime,
+        work: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.act(what, move |own| {
+            match downtime {
+                Downtime::Kill => own.supervisor.kill()?,
+                Downtime::Stop => own.supervisor.stop()?,
+            }
+            let data = own.folder.path.join("data");
+            let worked = work(&data).map_err(Error::io(what, &data));
+            own.start_again()?;
+            worked
+        })
+        .await
     }
 
     /// Stops and starts the server; the data and the address stay.

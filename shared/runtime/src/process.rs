@@ -1,7 +1,7 @@
 //! The `main` of a service: settings, telemetry, signals, exit code.
 //!
-//! What it refuses to do: run two services. The launcher, which does, sets up telemetry itself and calls the services'
-//! libraries.
+//! What it refuses to do: run two services. The launcher's `up` and `demo`, which do, set up telemetry themselves and call
+//! the services' libraries.
 
 use std::error::Error;
 use std::future::Future;
@@ -61,7 +61,28 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Error + 'static,
 {
-    match start(name, serve) {
+    match arguments(std::env::args().skip(1)) {
+        Ok(Arguments::Run { config }) => run_service_with(name, config, serve),
+        Ok(Arguments::Help) => {
+            let told = writeln!(std::io::stdout(), "{}", help(name, &prefix(name)));
+            told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            report(name, &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// As [`run_service`], for a program whose arguments are its own: `config` is the file of settings it was given.
+pub fn run_service_with<C, F, Fut, E>(name: &'static str, config: Option<PathBuf>, serve: F) -> ExitCode
+where
+    C: ServiceConfig,
+    F: FnOnce(C, CancellationToken) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Error + 'static,
+{
+    match start(name, config, serve) {
         Ok(code) => code,
         Err(error) => {
             report(name, error.as_ref());
@@ -70,23 +91,23 @@ where
     }
 }
 
-fn start<C, F, Fut, E>(name: &'static str, serve: F) -> Result<ExitCode, Box<dyn Error>>
+fn prefix(name: &str) -> String {
+    format!("WAYBILL_{}_", name.to_uppercase().replace('-', "_"))
+}
+
+fn start<C, F, Fut, E>(
+    name: &'static str,
+    config: Option<PathBuf>,
+    serve: F,
+) -> Result<ExitCode, Box<dyn Error>>
 where
     C: ServiceConfig,
     F: FnOnce(C, CancellationToken) -> Fut,
     Fut: Future<Output = Result<(), E>>,
     E: Error + 'static,
 {
-    let prefix = format!("WAYBILL_{}_", name.to_uppercase().replace('-', "_"));
-    let file = match arguments(std::env::args().skip(1))? {
-        Arguments::Run { config } => {
-            config.or_else(|| std::env::var_os(format!("{prefix}CONFIG")).map(PathBuf::from))
-        }
-        Arguments::Help => {
-            writeln!(std::io::stdout(), "{}", help(name, &prefix))?;
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
+    let prefix = prefix(name);
+    let file = config.or_else(|| std::env::var_os(format!("{prefix}CONFIG")).map(PathBuf::from));
     let settings: C = config::load(file.as_deref(), &prefix)?;
     let grace = settings.common().shutdown_grace;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -9,12 +9,10 @@ mod config;
 mod database;
 mod eventually;
 mod nats;
-mod wire;
 
 pub use auth::Auth;
 pub use config::common_config;
 pub use database::{TestDb, database};
 pub use eventually::{Poll, eventually};
 pub use nats::{TestNats, nats};
-pub use waybill_embedded::{Fault, Mail, MailSink};
-pub use wire::Wire;
+pub use waybill_embedded::{Fault, Mail, MailSink, Wire};

@@ -31,7 +31,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(name: &'static str, outcome: anyhow::Result<String>) -> Self {
+    pub(crate) fn new(name: &'static str, outcome: anyhow::Result<String>) -> Self {
         match outcome {
             Ok(detail) => Self {
                 name,

@@ -1,4 +1,5 @@
-//! A TCP proxy that can be cut, slowed down and left half open, put between a client and a real server.
+//! A TCP proxy that can be cut, slowed down and left half open, put between a client and a real server. Before several
+//! servers it shares connections out, as the address of a service with replicas does.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +21,7 @@ const IN_FLIGHT: usize = 64;
 #[derive(Debug)]
 pub struct Wire {
     address: SocketAddr,
-    upstream: String,
+    upstreams: Arc<[String]>,
     state: watch::Sender<State>,
     accepted: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -44,7 +45,13 @@ enum Mode {
 impl Wire {
     /// Puts a wire before `upstream`, which is `host:port`.
     pub async fn start(upstream: impl Into<String>) -> io::Result<Self> {
-        let upstream = upstream.into();
+        Self::start_before_all([upstream.into()]).await
+    }
+
+    /// Puts a wire before several servers, each `host:port`. A new connection goes to the next of them in turn that takes
+    /// it.
+    pub async fn start_before_all(upstreams: impl IntoIterator<Item = String>) -> io::Result<Self> {
+        let upstreams: Arc<[String]> = upstreams.into_iter().collect();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let state = watch::Sender::new(State {
@@ -55,13 +62,13 @@ impl Wire {
         let accepted = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(accept(
             listener,
-            upstream.clone(),
+            Arc::clone(&upstreams),
             state.subscribe(),
             Arc::clone(&accepted),
         ));
         Ok(Self {
             address,
-            upstream,
+            upstreams,
             state,
             accepted,
             task,
@@ -89,9 +96,9 @@ impl Wire {
         self.address
     }
 
-    /// The server behind, as it was given.
-    pub fn upstream(&self) -> &str {
-        &self.upstream
+    /// The servers behind, as they were given.
+    pub fn upstreams(&self) -> &[String] {
+        &self.upstreams
     }
 
     /// How many connections were ever taken.
@@ -105,6 +112,11 @@ impl Wire {
             state.mode = Mode::Cut;
             state.cuts += 1;
         });
+    }
+
+    /// Resets all connections once; new ones pass.
+    pub fn reset(&self) {
+        self.state.send_modify(|state| state.cuts += 1);
     }
 
     /// Lets everything pass at full speed again. What a half-open wire held back is delivered now.
@@ -134,32 +146,33 @@ impl Drop for Wire {
 
 async fn accept(
     listener: TcpListener,
-    upstream: String,
+    upstreams: Arc<[String]>,
     state: watch::Receiver<State>,
     accepted: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        accepted.fetch_add(1, Ordering::SeqCst);
+        let turn = accepted.fetch_add(1, Ordering::SeqCst);
         while connections.try_join_next().is_some() {}
-        let (upstream, state) = (upstream.clone(), state.clone());
+        let (upstreams, state) = (Arc::clone(&upstreams), state.clone());
         connections.spawn(async move {
             // A connection that breaks is what this proxy is for; both sides have seen it.
-            let _ended = connection(client, &upstream, state).await;
+            let _ended = connection(client, &upstreams, turn, state).await;
         });
     }
 }
 
 async fn connection(
     mut client: TcpStream,
-    upstream: &str,
+    upstreams: &[String],
+    turn: usize,
     mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     let State { mode, cuts: born, .. } = *state.borrow_and_update();
     let server = if mode == Mode::Cut {
         None
     } else {
-        TcpStream::connect(upstream).await.ok()
+        connect(upstreams, turn).await
     };
     let Some(mut server) = server else {
         return client.set_zero_linger();
@@ -184,6 +197,17 @@ async fn connection(
         server.set_zero_linger()?;
     }
     Ok(())
+}
+
+/// Connects to the first server that takes it, beginning with the one whose turn it is.
+async fn connect(upstreams: &[String], turn: usize) -> Option<TcpStream> {
+    for place in 0..upstreams.len() {
+        let upstream = &upstreams[turn.wrapping_add(place) % upstreams.len()];
+        if let Ok(stream) = TcpStream::connect(upstream).await {
+            return Some(stream);
+        }
+    }
+    None
 }
 
 /// Carries one direction to its end. `None` among the chunks stands for that end.

@@ -1,0 +1,542 @@
+//! One order, from its placement to the end that its plan gives it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, ensure};
+use chrono::TimeDelta;
+use waybill_kernel::money::{Currency, Money};
+use waybill_kernel::time::{Clock as _, SystemClock};
+use waybill_proto::waybill::fulfillment::v1::{
+    AllocationStatus, CreateShipmentRequest, GetOrderFulfillmentRequest, RecordTrackingRequest, Shipment,
+    ShipmentStatus, TrackingResult, TrackingUpdate, tracking_update,
+};
+use waybill_proto::waybill::order::v1::{
+    CancelOrderRequest, GetOrderRequest, Order, OrderStatus, PaymentKind, PlaceOrderRequest,
+    RecordPaymentRequest, get_order_request,
+};
+use waybill_proto::waybill::refund::v1::{
+    ApproveReturnRequest, CreateRefundRequest, GetReturnRequest, ListRefundsRequest, NewReturnLine,
+    ReceiveReturnRequest, Refund, RefundState, RefundUnits, RequestReturnRequest, Return, ReturnReason,
+    ReturnState,
+};
+
+use super::calls::Caller;
+use super::goods::{self, Draft, Plan};
+use super::shop::Shop;
+use crate::session::Session;
+use crate::verify::world::World;
+
+/// An order that reached its end, as its caller was told.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its id at the source.
+    pub external_id: String,
+    /// Its id.
+    pub order_id: String,
+    /// What became of it.
+    pub plan: Plan,
+    /// What it cost.
+    pub total: i64,
+    /// What was captured.
+    pub captured: i64,
+    /// What went back.
+    pub refunded: i64,
+}
+
+/// An order on its way.
+pub struct Journey {
+    world: Arc<World>,
+    shop: Arc<Shop>,
+    draft: Draft,
+    scans: AtomicU32,
+}
+
+/// Calls until it is answered; the request is the same each time. An impatient caller does it twice at once.
+macro_rules! ask {
+    ($self:ident, $what:literal, $not_yet:expr, $client:expr, $method:ident, $request:expr) => {{
+        let (client, request) = ($client?, $request);
+        let call = || {
+            Box::pin($self.caller().call($what, $not_yet, || {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.$method(request).await }
+            }))
+        };
+        if $self.draft.impatient {
+            // Two callers with one request id get one answer.
+            let (one, two) = tokio::try_join!(call(), call())?;
+            (one, Some(two))
+        } else {
+            (call().await?, None)
+        }
+    }};
+}
+
+impl Journey {
+    /// The order with this number.
+    pub fn new(world: Arc<World>, shop: Arc<Shop>, seed: u64, number: u32) -> Self {
+        Self {
+            world,
+            shop,
+            draft: goods::draft(seed, number),
+            scans: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes the order to its end.
+    pub async fn run(self) -> anyhow::Result<Ended> {
+        let name = self.draft.order.number.clone();
+        let plan = self.draft.plan;
+        Box::pin(self.walk())
+            .await
+            .with_context(|| format!("order {name} ({plan:?})"))
+    }
+
+    fn caller(&self) -> &Caller {
+        &self.shop.caller
+    }
+
+    fn session(&self) -> &Session {
+        &self.caller().session
+    }
+
+    fn tenant(&self) -> (String, String) {
+        (
+            self.session().merchant_id.clone(),
+            self.session().store_id.clone(),
+        )
+    }
+
+    fn request_id(&self, step: &str) -> String {
+        format!("{step}-{}", self.draft.order.number)
+    }
+
+    async fn walk(&self) -> anyhow::Result<Ended> {
+        let plan = self.draft.plan;
+        let mut order = self.place().await?;
+        let id = order.order_id.clone();
+        if plan != Plan::CancelUnpaid {
+            order = self.capture(&order).await?;
+        }
+        let mut refunded = 0;
+        if plan.is_cancelled() {
+            self.cancel(&id).await?;
+            if plan == Plan::CancelPaid {
+                refunded = self.refunds(&id, 1).await?;
+            }
+        } else {
+            let shipment = self.ship(&order).await?;
+            for status in [
+                ShipmentStatus::InTransit,
+                ShipmentStatus::OutForDelivery,
+                ShipmentStatus::Delivered,
+            ] {
+                self.track(&shipment, status).await?;
+            }
+            if plan.returns() > 0 {
+                self.send_back(&order).await?;
+            }
+            for part in 0..plan.refunds() - plan.returns() {
+                self.pay_back(&order, part).await?;
+            }
+            if plan.refunds() > 0 {
+                refunded = self.refunds(&id, plan.refunds()).await?;
+            }
+        }
+        let end = if plan.is_cancelled() {
+            OrderStatus::Cancelled
+        } else {
+            OrderStatus::Completed
+        };
+        let order = self.reached(&id, end, refunded).await?;
+        let minor = |money: Option<&waybill_proto::waybill::r#type::v1::Money>| {
+            money.map_or(0, |money| money.minor_units)
+        };
+        Ok(Ended {
+            external_id: self.draft.order.number.clone(),
+            order_id: id,
+            plan,
+            total: order
+                .totals
+                .as_ref()
+                .map_or(0, |totals| minor(totals.total.as_ref())),
+            captured: minor(order.captured.as_ref()),
+            refunded,
+        })
+    }
+
+    async fn place(&self) -> anyhow::Result<Order> {
+        let (merchant_id, store_id) = self.tenant();
+        let request = PlaceOrderRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id("place"),
+            order: Some(self.draft.order.clone()),
+        };
+        let (one, two) = ask!(
+            self,
+            "placing",
+            &[],
+            self.session().orders(),
+            place_order,
+            request
+        );
+        let order = one.order.context("no order was answered")?;
+        if let Some(two) = two.and_then(|two| two.order) {
+            ensure!(
+                two.order_id == order.order_id,
+                "one request made two orders: {} and {}",
+                order.order_id,
+                two.order_id
+            );
+        }
+        let lines = order
+            .lines
+            .iter()
+            .map(|line| (line.sku.as_str(), i64::from(line.quantity)));
+        self.shop.placed(lines);
+        Ok(order)
+    }
+
+    async fn capture(&self, order: &Order) -> anyhow::Result<Order> {
+        let total = order
+            .totals
+            .as_ref()
+            .and_then(|totals| totals.total.clone())
+            .context("an order without a total")?;
+        let payment = format!("pi_{}", order.number);
+        let captured = Money::new(Currency::parse(&total.currency_code)?, total.minor_units);
+        self.world.payments.register_payment(&payment, captured)?;
+        let (merchant_id, store_id) = self.tenant();
+        let request = RecordPaymentRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id("capture"),
+            order_id: order.order_id.clone(),
+            kind: PaymentKind::Capture.into(),
+            provider: "stripe".to_owned(),
+            provider_payment_id: payment,
+            amount: Some(total),
+            occurred_at: None,
+        };
+        let (one, _) = ask!(
+            self,
+            "paying",
+            &[],
+            self.session().orders(),
+            record_payment,
+            request
+        );
+        one.order.context("no order was answered")
+    }
+
+    async fn cancel(&self, order_id: &str) -> anyhow::Result<()> {
+        let (merchant_id, store_id) = self.tenant();
+        let request = CancelOrderRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id("cancel"),
+            order_id: order_id.to_owned(),
+            reason: "ordered twice".to_owned(),
+            etag: String::new(),
+        };
+        ask!(
+            self,
+            "cancelling",
+            &[],
+            self.session().orders(),
+            cancel_order,
+            request
+        );
+        Ok(())
+    }
+
+    async fn ship(&self, order: &Order) -> anyhow::Result<Shipment> {
+        let (merchant_id, store_id) = self.tenant();
+        let client = self.session().fulfillment()?;
+        let request = GetOrderFulfillmentRequest {
+            merchant_id: merchant_id.clone(),
+            store_id: store_id.clone(),
+            order_id: order.order_id.clone(),
+            min_order_version: order.version,
+        };
+        self.caller()
+            .until(|| async {
+                let found = self
+                    .caller()
+                    .call("looking for its stock", &[], || {
+                        let (mut client, request) = (client.clone(), request.clone());
+                        async move { client.get_order_fulfillment(request).await }
+                    })
+                    .await?;
+                Ok(found
+                    .fulfillment
+                    .filter(|found| found.status() == AllocationStatus::Allocated && found.payment_cleared))
+            })
+            .await?;
+        let request = CreateShipmentRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id("ship"),
+            order_id: order.order_id.clone(),
+            carrier: "royal-mail".to_owned(),
+            tracking_number: format!("RM{}", order.number),
+            min_order_version: order.version,
+            ..CreateShipmentRequest::default()
+        };
+        let (one, two) = ask!(
+            self,
+            "shipping",
+            &[],
+            self.session().fulfillment(),
+            create_shipment,
+            request
+        );
+        let shipment = one.shipment.context("no shipment was answered")?;
+        if let Some(two) = two.and_then(|two| two.shipment) {
+            ensure!(
+                two.shipment_id == shipment.shipment_id,
+                "one request made two shipments"
+            );
+        }
+        Ok(shipment)
+    }
+
+    async fn track(&self, shipment: &Shipment, status: ShipmentStatus) -> anyhow::Result<()> {
+        let (merchant_id, store_id) = self.tenant();
+        // The carrier's clock, which does not jump. Some time ago: a service whose clock is behind takes what lies ahead for
+        // now, and then the next scan for late.
+        let step = i64::from(self.scans.fetch_add(1, Ordering::Relaxed));
+        let seen = SystemClock.now() - TimeDelta::hours(3) + TimeDelta::seconds(step);
+        let request = RecordTrackingRequest {
+            merchant_id,
+            store_id,
+            updates: vec![TrackingUpdate {
+                shipment: Some(tracking_update::Shipment::ShipmentId(
+                    shipment.shipment_id.clone(),
+                )),
+                status: status.into(),
+                occurred_at: Some(prost_types::Timestamp {
+                    seconds: seen.timestamp(),
+                    nanos: 0,
+                }),
+                source_event_id: format!("{}-{}", shipment.shipment_id, status.as_str_name()),
+                ..TrackingUpdate::default()
+            }],
+        };
+        let (one, _) = ask!(
+            self,
+            "tracking",
+            &[],
+            self.session().fulfillment(),
+            record_tracking,
+            request
+        );
+        let result = one.outcomes.first().map(|outcome| outcome.result());
+        ensure!(
+            matches!(result, Some(TrackingResult::Advanced | TrackingResult::Duplicate)),
+            "the scan {status:?} ended as {result:?}"
+        );
+        Ok(())
+    }
+
+    async fn send_back(&self, order: &Order) -> anyhow::Result<()> {
+        let (merchant_id, store_id) = self.tenant();
+        let all = self.draft.plan == Plan::ReturnAll;
+        let lines = order
+            .lines
+            .iter()
+            .take(if all { usize::MAX } else { 1 })
+            .map(|line| NewReturnLine {
+                line_id: line.line_id.clone(),
+                quantity: if all { line.quantity } else { 1 },
+                reason: ReturnReason::Unwanted.into(),
+            })
+            .collect();
+        let request = RequestReturnRequest {
+            merchant_id: merchant_id.clone(),
+            store_id: store_id.clone(),
+            request_id: self.request_id("return"),
+            order_id: order.order_id.clone(),
+            lines,
+            min_order_version: order.version,
+        };
+        // Until the refund service has heard of the delivery, nothing can come back.
+        let (one, two) = ask!(
+            self,
+            "sending back",
+            &["NOT_RETURNABLE"],
+            self.session().refunds(),
+            request_return,
+            request
+        );
+        let returned = one.r#return.context("no return was answered")?;
+        if let Some(two) = two.and_then(|two| two.r#return) {
+            ensure!(
+                two.return_id == returned.return_id,
+                "one request made two returns"
+            );
+        }
+        let return_id = returned.return_id.clone();
+        if returned.state() == ReturnState::Requested {
+            let request = ApproveReturnRequest {
+                merchant_id: merchant_id.clone(),
+                store_id: store_id.clone(),
+                request_id: self.request_id("approve"),
+                return_id: return_id.clone(),
+                etag: String::new(),
+            };
+            ask!(
+                self,
+                "approving",
+                &[],
+                self.session().refunds(),
+                approve_return,
+                request
+            );
+        }
+        let request = ReceiveReturnRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id("receive"),
+            return_id: return_id.clone(),
+            lines: Vec::new(),
+            etag: String::new(),
+        };
+        ask!(
+            self,
+            "receiving",
+            &[],
+            self.session().refunds(),
+            receive_return,
+            request
+        );
+        self.returned(&return_id).await?;
+        Ok(())
+    }
+
+    async fn returned(&self, return_id: &str) -> anyhow::Result<Return> {
+        let (merchant_id, store_id) = self.tenant();
+        let client = self.session().refunds()?;
+        let request = GetReturnRequest {
+            merchant_id,
+            store_id,
+            return_id: return_id.to_owned(),
+        };
+        self.caller()
+            .until(|| async {
+                let found = self
+                    .caller()
+                    .call("reading its return", &[], || {
+                        let (mut client, request) = (client.clone(), request.clone());
+                        async move { client.get_return(request).await }
+                    })
+                    .await?;
+                Ok(found
+                    .r#return
+                    .filter(|found| found.state() == ReturnState::Completed))
+            })
+            .await
+    }
+
+    /// Pays one unit back without a return.
+    async fn pay_back(&self, order: &Order, part: usize) -> anyhow::Result<Refund> {
+        let (merchant_id, store_id) = self.tenant();
+        let line = order
+            .lines
+            .get(part % order.lines.len().max(1))
+            .context("an order without lines")?;
+        let request = CreateRefundRequest {
+            merchant_id,
+            store_id,
+            request_id: self.request_id(&format!("refund-{part}")),
+            order_id: order.order_id.clone(),
+            lines: vec![RefundUnits {
+                line_id: line.line_id.clone(),
+                quantity: 1,
+            }],
+            reason: "a scratch".to_owned(),
+            min_order_version: order.version,
+            ..CreateRefundRequest::default()
+        };
+        let (one, two) = ask!(
+            self,
+            "refunding",
+            &[],
+            self.session().refunds(),
+            create_refund,
+            request
+        );
+        let refund = one.refund.context("no refund was answered")?;
+        if let Some(two) = two.and_then(|two| two.refund) {
+            ensure!(two.refund_id == refund.refund_id, "one request made two refunds");
+        }
+        Ok(refund)
+    }
+
+    /// Waits until so many refunds have succeeded, and sums them up.
+    async fn refunds(&self, order_id: &str, count: usize) -> anyhow::Result<i64> {
+        let (merchant_id, store_id) = self.tenant();
+        let client = self.session().refunds()?;
+        let request = ListRefundsRequest {
+            merchant_id,
+            store_id,
+            order_id: order_id.to_owned(),
+            ..ListRefundsRequest::default()
+        };
+        let refunds = self
+            .caller()
+            .until(|| async {
+                let found = self
+                    .caller()
+                    .call("reading its refunds", &[], || {
+                        let (mut client, request) = (client.clone(), request.clone());
+                        async move { client.list_refunds(request).await }
+                    })
+                    .await?
+                    .refunds;
+                let over = found
+                    .iter()
+                    .filter(|refund| refund.state() == RefundState::Succeeded);
+                Ok((over.count() >= count).then_some(found))
+            })
+            .await?;
+        ensure!(
+            refunds.len() == count,
+            "{} refunds, {count} were asked for",
+            refunds.len()
+        );
+        Ok(refunds
+            .iter()
+            .filter_map(|refund| refund.amount.as_ref())
+            .map(|amount| amount.minor_units)
+            .sum())
+    }
+
+    /// Waits until the order has this end and knows what went back.
+    async fn reached(&self, order_id: &str, status: OrderStatus, refunded: i64) -> anyhow::Result<Order> {
+        let (merchant_id, store_id) = self.tenant();
+        let client = self.session().orders()?;
+        let request = GetOrderRequest {
+            merchant_id,
+            store_id,
+            key: Some(get_order_request::Key::OrderId(order_id.to_owned())),
+        };
+        self.caller()
+            .until(|| async {
+                let order = self
+                    .caller()
+                    .call("reading it", &[], || {
+                        let (mut client, request) = (client.clone(), request.clone());
+                        async move { client.get_order(request).await }
+                    })
+                    .await?
+                    .order;
+                Ok(order.filter(|order| {
+                    let back = order.refunded.as_ref().map_or(0, |money| money.minor_units);
+                    order.status() == status && back == refunded
+                }))
+            })
+            .await
+    }
+}

@@ -1,0 +1,191 @@
+//! The load: orders placed at a steady rate, each taken to its end by a task of its own, through the public gRPC API only.
+//!
+//! A caller here behaves as a good client does: it repeats a call whose outcome it does not know with the same request
+//! id, and never gives up. What it was told it remembers: that is what the services are held to afterwards.
+
+mod calls;
+mod goods;
+mod journey;
+mod shop;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+pub use self::calls::{Answers, Caller};
+pub use self::goods::Plan;
+pub use self::journey::Ended;
+use self::journey::Journey;
+use self::shop::Shop;
+use super::world::World;
+
+/// How hard the services are worked.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Decides what is ordered, and what customers do.
+    pub seed: u64,
+    /// Orders a second.
+    pub rate: f64,
+    /// Orders under way at once, at most.
+    pub in_flight: usize,
+}
+
+/// What callers were told. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    started: AtomicU64,
+    placed: AtomicU64,
+    ended: Mutex<Vec<Ended>>,
+    given: Mutex<BTreeMap<String, i64>>,
+    wanted: Mutex<BTreeMap<String, i64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Book {
+    /// Orders that were begun.
+    #[must_use]
+    pub fn started(&self) -> u64 {
+        self.inner.started.load(Ordering::Relaxed)
+    }
+
+    /// Orders whose placement was acknowledged.
+    #[must_use]
+    pub fn placed(&self) -> u64 {
+        self.inner.placed.load(Ordering::Relaxed)
+    }
+
+    /// Orders that reached their end, as their callers saw it.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Ended> {
+        lock(&self.inner.ended).clone()
+    }
+
+    /// How many those are.
+    #[must_use]
+    pub fn ended_count(&self) -> usize {
+        lock(&self.inner.ended).len()
+    }
+
+    /// Units put on the shelf, by sku, as acknowledged.
+    #[must_use]
+    pub fn given(&self) -> BTreeMap<String, i64> {
+        lock(&self.inner.given).clone()
+    }
+}
+
+/// A load that runs.
+pub struct Load {
+    /// What callers were told.
+    pub book: Book,
+    /// What services answered when they could not do what was asked.
+    pub answers: Answers,
+    placing: CancellationToken,
+    journeys: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Load {
+    /// Opens the shop, then starts placing orders.
+    pub async fn start(world: Arc<World>, pace: Pace) -> anyhow::Result<Self> {
+        let (book, answers) = (Book::default(), Answers::default());
+        let caller = Caller::new(world.session.clone(), answers.clone());
+        let shop = Arc::new(Shop::open(caller, book.clone()).await?);
+        let placing = CancellationToken::new();
+        let journeys = tokio::spawn(drive(world, shop, pace, book.clone(), placing.clone()));
+        Ok(Self {
+            book,
+            answers,
+            placing,
+            journeys,
+        })
+    }
+
+    /// Whether it has ended: before it was asked to only when something is wrong.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.journeys.is_finished()
+    }
+
+    /// Places no more orders; those under way go on.
+    pub fn stop_placing(&self) {
+        self.placing.cancel();
+    }
+
+    /// Waits until every order has reached its end.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        (&mut self.journeys).await.context("the load broke")?
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.journeys.abort();
+    }
+}
+
+async fn drive(
+    world: Arc<World>,
+    shop: Arc<Shop>,
+    pace: Pace,
+    book: Book,
+    placing: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = orders(world, Arc::clone(&shop), pace, book, placing) => ended,
+        stocked = shop.keep_stocked() => stocked,
+    }
+}
+
+async fn orders(
+    world: Arc<World>,
+    shop: Arc<Shop>,
+    pace: Pace,
+    book: Book,
+    placing: CancellationToken,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let mut under_way: JoinSet<anyhow::Result<Ended>> = JoinSet::new();
+    for number in 0_u32.. {
+        let due = start + Duration::from_secs_f64(f64::from(number) / pace.rate);
+        loop {
+            let room = under_way.len() < pace.in_flight;
+            tokio::select! {
+                () = placing.cancelled() => break,
+                () = sleep_until(due), if room => break,
+                Some(ended) = under_way.join_next() => keep(&book, ended)?,
+                // So that the loop looks at the room again, whatever else happens.
+                () = sleep(Duration::from_millis(200)), if !room => {}
+            }
+        }
+        if placing.is_cancelled() {
+            break;
+        }
+        book.inner.started.fetch_add(1, Ordering::Relaxed);
+        let journey = Journey::new(Arc::clone(&world), Arc::clone(&shop), pace.seed, number);
+        under_way.spawn(journey.run());
+    }
+    while let Some(ended) = under_way.join_next().await {
+        keep(&book, ended)?;
+    }
+    Ok(())
+}
+
+fn keep(book: &Book, ended: Result<anyhow::Result<Ended>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    let ended = ended.context("an order's caller broke")??;
+    lock(&book.inner.ended).push(ended);
+    Ok(())
+}
