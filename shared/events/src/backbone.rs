@@ -20,6 +20,7 @@ use std::sync::Arc;
 use waybill_kernel::time::{Shared as Clock, SystemClock};
 use waybill_proto::waybill::events::v1::consumer_service_server::ConsumerServiceServer;
 use waybill_proto::waybill::events::v1::event_log_service_server::EventLogServiceServer;
+use waybill_proto::waybill::events::v1::history_service_server::HistoryServiceServer;
 use waybill_rpc::client::Channel;
 use waybill_runtime::service::NatsConfig;
 use waybill_runtime::tasks::TaskGroup;
@@ -28,6 +29,8 @@ use waybill_store::error::StoreError;
 
 use crate::fold::{Applier, Fold, FoldOptions, Lane, LaneParts, Mender};
 use crate::grpc::{ConsumerApi, EventLogApi};
+use crate::history::effects::OutsideEffects;
+use crate::history::grpc::HistoryApi;
 use crate::log::Log;
 use crate::nats::{Nats, NatsError};
 use crate::operate::Consumers;
@@ -239,6 +242,18 @@ impl Backbone {
         ))
     }
 
+    /// What is to be done when the log lost commits, to be added to the service's gRPC server. `effects` is what the
+    /// service's jobs do outside, if they do anything.
+    #[must_use]
+    pub fn history(&self, effects: Option<Arc<dyn OutsideEffects>>) -> HistoryServiceServer<HistoryApi> {
+        HistoryServiceServer::new(HistoryApi::new(
+            self.log.clone(),
+            self.nats.clone(),
+            Arc::clone(&self.clock),
+            effects,
+        ))
+    }
+
     /// How the parts are, from now on.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -306,6 +321,16 @@ fn source_log(db: &Db, own: &Log, peers: &Peers, source: &Arc<str>) -> Option<So
         source: Arc::clone(source),
         channel: channel.clone(),
     })
+}
+
+/// Takes note of the kinds of jobs that reach outside: they are held from the moment the log is fenced until a person
+/// releases them. To be called before any of them runs; also with none.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn register_effects(db: &Db, kinds: &[&str]) -> Result<(), StoreError> {
+    store::history::register_effects(db.pool(), kinds).await
 }
 
 /// Stops a consumer in all processes, until it is resumed.

@@ -11,19 +11,23 @@ mod lane;
 mod lease;
 mod repair;
 mod report;
+mod rewind;
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
+use waybill_kernel::id::EventId;
 use waybill_store::Tx;
 use waybill_store::jobs::{NewJob, enqueue};
 
 pub use crate::error::FoldError;
 use crate::event::{Event, NewEvent};
 use crate::log::Log;
+use crate::position::Position;
 
 pub(crate) use apply::Applier;
 pub(crate) use lane::{Lane, LaneParts};
@@ -76,6 +80,38 @@ pub trait Fold: Send + Sync + 'static {
         reaction: &mut Reaction<'_>,
         events: &[Event],
     ) -> impl Future<Output = Result<(), FoldError>> + Send;
+
+    /// A producer lost events that had taken effect here. They are listed by the backbone; a fold that can tell what they
+    /// did may mark it here, in the transaction that puts the cursor back. By default nothing is done.
+    fn rewound(
+        &self,
+        conn: &mut PgConnection,
+        phantoms: &[Phantom],
+    ) -> impl Future<Output = Result<(), FoldError>> + Send {
+        let _ = (conn, phantoms);
+        async { Ok(()) }
+    }
+}
+
+/// An event that had been taken and that its producer lost; or a range of them, where nobody knows them by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phantom {
+    /// The service whose log lost it.
+    pub source: Arc<str>,
+    /// Its virtual partition.
+    pub vpartition: u16,
+    /// Its id; none for a range.
+    pub event_id: Option<EventId>,
+    /// Full name of the payload's message type; empty for a range.
+    pub type_name: String,
+    /// What it was ordered by; none for a range.
+    pub key: Option<Uuid>,
+    /// Where it stood, or the last place of the range.
+    pub position: Position,
+    /// The place after which the range begins; none for an event.
+    pub after: Option<Position>,
+    /// How many events: 1, or those of the range.
+    pub count: i64,
 }
 
 /// What `project` works with: tables.

@@ -37,7 +37,7 @@ pub(crate) async fn check(conn: &mut PgConnection) -> Result<bool, StoreError> {
     let Some(reason) = difference(&comparison) else {
         return Ok(comparison.fenced_reason.is_none());
     };
-    if comparison.fenced_reason.is_none() && fence(conn, &reason).await? {
+    if comparison.fenced_reason.is_none() && fence(conn, &reason, comparison.generation).await? {
         tracing::error!(
             reason,
             generation = comparison.generation,

@@ -25,6 +25,7 @@ mod event;
 mod fold;
 pub mod gate;
 mod grpc;
+mod history;
 mod identity;
 mod log;
 mod metrics;
@@ -38,11 +39,15 @@ mod status;
 mod store;
 mod witness;
 
-pub use backbone::{Backbone, BackboneError, PROOF_TIME, Peers, resume_consumer, stop_consumer};
+pub use backbone::{
+    Backbone, BackboneError, PROOF_TIME, Peers, register_effects, resume_consumer, stop_consumer,
+};
 pub use error::FoldError;
 pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};
-pub use fold::{Fold, FoldOptions, Projection, Reaction};
+pub use fold::{Fold, FoldOptions, Phantom, Projection, Reaction};
 pub use grpc::{ConsumerApi, EventLogApi};
+pub use history::effects::{Doubt, EffectError, OutsideEffects};
+pub use history::grpc::HistoryApi;
 pub use identity::identity_check;
 pub use log::Log;
 pub use nats::NatsError;

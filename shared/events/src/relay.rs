@@ -290,7 +290,7 @@ impl Relay {
             )
             .await?;
             if let Some(reason) = page.fenced {
-                store::identity::fence(&pool, &reason).await?;
+                store::identity::fence(&pool, &reason, page.generation).await?;
                 return Err(Stop::Halt(Condition::Fenced(reason)));
             }
             self.part.set(Condition::Working);

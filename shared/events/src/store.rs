@@ -8,4 +8,5 @@ pub(crate) mod history;
 pub(crate) mod identity;
 pub(crate) mod log;
 pub(crate) mod operate;
+pub(crate) mod phantom;
 pub(crate) mod repair;

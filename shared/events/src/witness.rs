@@ -121,7 +121,7 @@ impl Witness {
         let seen = self.with(|seen| *seen);
         let shown = store::history::shown(conn, seen.event.map(|(position, _)| position)).await?;
         if let Some(reason) = seen.contradicted_by(&shown) {
-            if store::identity::fence(conn, &reason).await? {
+            if store::identity::fence(conn, &reason, shown.generation).await? {
                 tracing::error!(
                     reason,
                     generation = shown.generation,

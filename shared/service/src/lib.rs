@@ -15,6 +15,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use sqlx::migrate::Migrator;
@@ -22,7 +23,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use waybill_events::{Backbone, BackboneError, Fold, FoldOptions, Log, Peers, Witness};
+use waybill_events::{
+    Backbone, BackboneError, Fold, FoldOptions, Log, OutsideEffects, Peers, Witness, register_effects,
+};
 use waybill_kernel::time;
 use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_rpc::auth::{KeysError, Verifier};
@@ -34,7 +37,7 @@ use waybill_runtime::tasks::{GroupError, TaskGroup};
 use waybill_store::durability::{DurabilityError, require_durable};
 use waybill_store::jobs::{JobHandler, JobOptions, JobRunner};
 use waybill_store::migrate::{MigrationError, migrate};
-use waybill_store::{ConnectError, Db, DbOptions, MaintenanceOptions, maintain};
+use waybill_store::{ConnectError, Db, DbOptions, MaintenanceOptions, StoreError, maintain};
 
 /// Why a service could not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: AddressError,
     },
+    /// What the jobs do outside could not be written down.
+    #[error("the kinds of outside effects could not be written down")]
+    Effects(#[from] StoreError),
     /// The backbone could not start.
     #[error("the event backbone could not start")]
     Backbone(#[from] BackboneError),
@@ -112,6 +118,7 @@ pub struct Service {
     peers: Peers,
     backbone: Backbone,
     server: Server,
+    effects: Option<Arc<dyn OutsideEffects>>,
     starts: Vec<Start>,
 }
 
@@ -152,6 +159,7 @@ impl Service {
             peers,
             backbone,
             server,
+            effects: None,
             starts: Vec::new(),
         })
     }
@@ -213,6 +221,12 @@ impl Service {
         self
     }
 
+    /// Names what the service's jobs do outside, so that it stops when commits were lost and a person can settle it.
+    pub fn effects(mut self, effects: impl OutsideEffects) -> Self {
+        self.effects = Some(Arc::new(effects));
+        self
+    }
+
     /// Carries out the jobs of a kind.
     pub fn work<H: JobHandler>(self, handler: H, options: JobOptions) -> Self {
         let runner = JobRunner::new(self.db.clone(), handler, options);
@@ -237,7 +251,11 @@ impl Service {
     /// # Errors
     ///
     /// When the server or a background task fails.
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
+    pub async fn run(mut self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
+        let kinds = self.effects.as_ref().map_or(&[][..], |effects| effects.kinds());
+        register_effects(&self.db, kinds).await?;
+        let history = self.backbone.history(self.effects.clone());
+        self.server = self.server.add(history, FILE_DESCRIPTOR_SET);
         let behind = CancellationToken::new();
         let tasks = TaskGroup::new(&behind);
         // Only now: whoever operates consumers is to find all of them.

@@ -20,6 +20,7 @@ use waybill_store::{Db, Tx};
 use super::{Fold, FoldError, Projection, Reaction};
 use crate::event::Event;
 use crate::gate::{Arrival, Plan, Waiting, plan};
+use crate::history::recover::is_rewound;
 use crate::log::Log;
 use crate::relay::in_span;
 use crate::store::fold as sql;
@@ -160,7 +161,8 @@ impl<F: Fold> Applier<F> {
         }
         let mut tally = Tally::default();
         let mut arrivals = Vec::with_capacity(events.len());
-        for event in events {
+        // What a recovery tells is the backbone's own.
+        for event in events.iter().filter(|event| !is_rewound(event)) {
             if self.fold.handles(event) {
                 arrivals.push(Arrival {
                     key: event.key,

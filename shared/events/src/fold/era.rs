@@ -18,6 +18,7 @@ use super::feeder::{Comparer, Feeder, Fills, Input, budget};
 use super::lane::{End, Lane};
 use super::lease::Owned;
 use super::report::Reporter;
+use super::rewind::{self, Rewind};
 use super::{Fold, FoldError};
 use crate::cursor::{Cursor, Decision};
 use crate::event::Event;
@@ -144,6 +145,11 @@ impl<'l, F: Fold> Era<'l, F> {
                 _ = self.inputs.recv_many(&mut arrived, most) => self.pending.extend(arrived.drain(..)),
             }
             while !self.pending.is_empty() {
+                if let Some((place, rewind)) = self.next_rewind(&HashMap::new())
+                    && let Err(end) = self.go_back(place, &rewind).await
+                {
+                    return end;
+                }
                 let batch = self.next_batch();
                 if batch.is_empty() {
                     continue;
@@ -172,6 +178,10 @@ impl<'l, F: Fold> Era<'l, F> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < most && bytes < most_bytes {
+            // What comes before it must be applied first.
+            if self.next_rewind(&ahead).is_some() {
+                break;
+            }
             let Some(input) = self.pending.pop_front() else {
                 break;
             };
@@ -209,6 +219,60 @@ impl<'l, F: Fold> Era<'l, F> {
             }
         }
         batch
+    }
+
+    /// Whether the next input tells that a log was rewound, so that a cursor has to go back.
+    fn next_rewind(&self, ahead: &HashMap<Place, Cursor>) -> Option<(Place, Rewind)> {
+        let Some(Input::Event {
+            source,
+            event,
+            complete,
+            ..
+        }) = self.pending.front()
+        else {
+            return None;
+        };
+        let place = (*source, event.vpartition);
+        let cursor = ahead.get(&place).or_else(|| self.cursors.get(&place))?;
+        Some((place, rewind::wanted(cursor, event, *complete)?))
+    }
+
+    /// Puts a cursor back to what survived and lists what was applied beyond. The event that tells of it is decided about
+    /// again afterwards, like any other.
+    async fn go_back(&mut self, place: Place, rewind: &Rewind) -> Result<(), End> {
+        let parts = &self.lane.parts;
+        let (source, log) = &parts.logs[place.0];
+        let epoch = self.owned.get(&place.1).copied().unwrap_or_default();
+        let applying = async {
+            let phantoms = rewind
+                .phantoms(log, source, place.1)
+                .await
+                .map_err(|error| End::Doubt(in_words(&error)))?;
+            rewind
+                .apply(&parts.db, &*parts.fold, (source, place.1, epoch), &phantoms)
+                .await
+                .map_err(|error| End::Doubt(format!("a cursor could not be put back: {error:?}")))?;
+            Ok(phantoms.iter().map(|phantom| phantom.count).sum::<i64>())
+        };
+        let Ok(listed) = tokio::time::timeout(BATCH_DEADLINE, applying).await else {
+            return Err(End::Doubt("a cursor was not put back in time".to_owned()));
+        };
+        let listed = listed?;
+        tracing::error!(
+            consumer = F::NAME,
+            source = &**source,
+            partition = place.1,
+            from = %rewind.from.position,
+            to = %rewind.to.position,
+            phantoms = listed,
+            "the producer lost events that this consumer had applied; they are listed, and it goes on from what survived"
+        );
+        self.cursors.insert(place, rewind.to);
+        self.filling.remove(&place);
+        self.forked.remove(&place);
+        self.progressed = true;
+        self.say_how_it_is();
+        Ok(())
     }
 
     /// Whether an event is the next one of its partition. What is missing is asked for.
@@ -253,6 +317,13 @@ impl<'l, F: Fold> Era<'l, F> {
         for (partition, head) in heads {
             let place = (source, *partition);
             let cursor = ahead.get(&place).or_else(|| self.cursors.get(&place));
+            if let Some(cursor) = cursor
+                && self.forked.contains_key(&place)
+            {
+                // A recovery may have been told of meanwhile.
+                self.fills[place.0].ask(place.1, cursor.position);
+                continue;
+            }
             if cursor.is_some_and(|cursor| cursor.position < *head) && !self.filling.contains_key(&place) {
                 self.lane.meters.gap();
                 self.fill(place, ahead);

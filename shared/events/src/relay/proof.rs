@@ -41,11 +41,13 @@ pub(super) async fn compare(
     acknowledged: Option<Position>,
     run_up: Position,
 ) -> Result<Result<Resume, Differs>, Unproven> {
+    // First: whatever is found below was found in this generation, or in a later one, which is then left alone.
+    let (generation, recovered) = store::history::generations(pool).await?;
     let tail = nats.tail(service).await?;
     let place = match tail {
         Tail::Event { position, .. } => Some(resume::Place {
             in_log: store::log::event_at(pool, position).await?,
-            recovered: store::history::recovered(pool).await?,
+            recovered,
             fork: store::log::end_of_generation(pool, position.generation).await?,
         }),
         Tail::Empty { .. } | Tail::Unreadable { .. } => None,
@@ -54,7 +56,7 @@ pub(super) async fn compare(
     match &decision {
         Ok(_) if matches!(tail, Tail::Event { .. }) => store::history::note_proof(pool).await?,
         Err(Differs { reason, fence: true }) => {
-            store::identity::fence(pool, reason).await?;
+            store::identity::fence(pool, reason, generation).await?;
         }
         _ => {}
     }

@@ -39,10 +39,16 @@ pub(crate) async fn compare(conn: &mut PgConnection) -> Result<Comparison, Store
     .await?)
 }
 
-/// Fences the log, unless it is fenced already, and holds the jobs that reach outside. True when it was not fenced.
-pub(crate) async fn fence(executor: impl PgExecutor<'_>, reason: &str) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar("SELECT fence_log($1)")
+/// Fences the log, unless it is fenced already or its generation is no longer the one that the reason was found in, and
+/// holds the jobs that reach outside. True when it was not fenced.
+pub(crate) async fn fence(
+    executor: impl PgExecutor<'_>,
+    reason: &str,
+    found_in: i64,
+) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT fence_log($1, $2)")
         .bind(reason)
+        .bind(found_in)
         .fetch_one(executor)
         .await?)
 }

@@ -280,49 +280,6 @@ async fn health(node: &Node) -> anyhow::Result<ServingStatus> {
     Ok(answer.status())
 }
 
-/// A consumer has applied events that the producer then lost: it stops there and says so.
-#[tokio::test]
-async fn a_consumer_ahead_of_the_log_stops() -> anyhow::Result<()> {
-    let world = World::new(&["order", "analytics"]).await;
-    let node = world.producer("order").await?;
-    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
-    let all = orders_of_one_partition(4);
-    node.append_each(&all[..3].iter().copied().map(placed).collect::<Vec<_>>())
-        .await?;
-    converged(&node, &consumer.db).await?;
-    node.crash().await;
-
-    let mut admin = world.db.admin().await;
-    sqlx::raw_sql(
-        "SET session_replication_role = replica;
-         DELETE FROM \"order\".event_log WHERE position IN
-             (SELECT position FROM \"order\".event_log ORDER BY generation DESC, xid DESC, position DESC LIMIT 1)",
-    )
-    .execute(&mut admin)
-    .await?;
-    let node = world.producer("order").await?;
-    node.log.raise_generation(1).await?;
-    node.append(&[placed(all[3])]).await?;
-    let told = eventually("a consumer that stopped", LONG, async || {
-        consumer
-            .status
-            .parts()
-            .into_values()
-            .find_map(|condition| match condition {
-                Condition::HistoryDiffers(reason) => Some(reason),
-                _ => None,
-            })
-    })
-    .await;
-    assert!(told.contains("order lost events"), "{told}");
-    assert_eq!(
-        effects(&consumer.db, "order").await?.len(),
-        3,
-        "nothing of the new history was applied"
-    );
-    Ok(())
-}
-
 /// An older copy of the stream: what it lacks is published again, and skipped by those who have it.
 #[tokio::test]
 async fn a_stream_that_lost_its_end_gets_it_again() -> anyhow::Result<()> {

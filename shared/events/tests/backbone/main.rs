@@ -11,6 +11,7 @@ mod operate;
 mod operator;
 mod read;
 mod recorder;
+mod recovery;
 mod relay;
 mod repair;
 mod restart;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 use uuid::Uuid;
-use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
+use waybill_events::{Event, Fold, FoldError, Phantom, Projection, Reaction};
 use waybill_proto::waybill::order::v1::{OrderCancelled, OrderCompleted, OrderPlaced};
 
 use crate::support::event;
@@ -168,6 +168,18 @@ impl Fold for Recorder {
             }
         }
         self.pass(Step::React).await;
+        Ok(())
+    }
+
+    async fn rewound(&self, conn: &mut PgConnection, phantoms: &[Phantom]) -> Result<(), FoldError> {
+        let gone: Vec<Uuid> = phantoms
+            .iter()
+            .filter_map(|phantom| phantom.event_id.map(|id| id.uuid()))
+            .collect();
+        sqlx::query("DELETE FROM effect WHERE event_id = ANY ($1)")
+            .bind(gone)
+            .execute(conn)
+            .await?;
         Ok(())
     }
 }
