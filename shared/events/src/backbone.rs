@@ -27,7 +27,9 @@ use waybill_runtime::tasks::TaskGroup;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
-use crate::fold::{Applier, Fold, FoldOptions, Lane, LaneParts, Mender};
+use crate::fold::{
+    Applier, Fold, FoldOptions, Gauges, Keeper, KeeperParts, Lane, LaneParts, LeaseMeters, Mender,
+};
 use crate::grpc::{ConsumerApi, EventLogApi};
 use crate::history::effects::OutsideEffects;
 use crate::history::grpc::HistoryApi;
@@ -36,7 +38,7 @@ use crate::nats::{Nats, NatsError};
 use crate::operate::Consumers;
 use crate::reader::{OwnLog, SourceLog};
 use crate::relay::{Relay, RelayOptions, prove};
-use crate::status::Status;
+use crate::status::{Part, Status};
 use crate::store;
 use crate::witness::Witness;
 
@@ -168,7 +170,19 @@ impl Backbone {
                 });
             }
             let logs = wiring.logs::<F>(fold.sources())?;
-            for index in 0..options.lanes {
+            let parts: Vec<Part> = (0..options.lanes)
+                .map(|index| wiring.status.part(format!("fold {}/{index}", F::NAME)))
+                .collect();
+            let keeper = Keeper::new(KeeperParts {
+                db: wiring.db.clone(),
+                consumer: F::NAME,
+                sources: fold.sources(),
+                ttl: options.lease,
+                parts: parts.clone(),
+                meters: LeaseMeters::new(wiring.log.source(), F::NAME),
+            });
+            for (index, part) in (0..).zip(parts) {
+                let seat = keeper.seat(index);
                 let lane = Lane::new(LaneParts {
                     db: wiring.db.clone(),
                     log: wiring.log.clone(),
@@ -179,9 +193,12 @@ impl Backbone {
                     status: wiring.status.clone(),
                     clock: Arc::clone(&wiring.clock),
                     index,
+                    part,
                 });
-                tasks.spawn(format!("fold {}/{index}", F::NAME), lane.run(tasks.token()));
+                let run = lane.run(seat, tasks.token());
+                tasks.spawn(format!("fold {}/{index}", F::NAME), run);
             }
+            tasks.spawn(format!("fold {} leases", F::NAME), keeper.run(tasks.token()));
             Ok(())
         }));
         self
@@ -275,6 +292,11 @@ impl Backbone {
         let nats = Nats::connect(&self.nats, &format!("waybill-{}", self.log.source())).await?;
         if self.has_relay {
             prove(&self.log, &nats, PROOF_TIME).await;
+        }
+        if !self.consumers.is_empty() {
+            let source = Arc::clone(self.log.source());
+            let gauges = Gauges::new(self.db.clone(), source, Arc::new(self.consumers));
+            tasks.spawn("fold figures", gauges.run(tasks.token()));
         }
         let wiring = Wiring {
             witness: self.witness,

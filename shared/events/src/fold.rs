@@ -7,11 +7,14 @@
 mod apply;
 mod era;
 mod feeder;
+mod gauges;
 mod lane;
 mod lease;
 mod repair;
 mod report;
 mod rewind;
+mod seat;
+mod share;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -30,7 +33,9 @@ use crate::log::Log;
 use crate::position::Position;
 
 pub(crate) use apply::Applier;
+pub(crate) use gauges::{Gauges, LeaseMeters};
 pub(crate) use lane::{Lane, LaneParts};
+pub(crate) use lease::{Keeper, KeeperParts};
 pub(crate) use repair::{Mender, Operated, Repaired};
 
 /// A consumer of logs.

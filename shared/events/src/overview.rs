@@ -8,7 +8,6 @@ use waybill_store::Db;
 use waybill_store::error::StoreError;
 
 use crate::fold::Operated;
-use crate::operate::Consumers;
 use crate::position::Position;
 use crate::reader::SourceLog;
 use crate::relay::in_words;
@@ -38,7 +37,7 @@ pub(crate) struct SourceOverview {
     pub source: Arc<str>,
     pub taken: i64,
     /// What lies before it, or why that is not known; nothing when it was not asked for.
-    pub lag: Option<Result<LagSum, String>>,
+    pub lag: Option<Result<Vec<PartitionLag>, String>>,
 }
 
 /// What lies before a consumer in one log.
@@ -70,33 +69,29 @@ pub(crate) struct PartitionLag {
     pub seconds: f64,
 }
 
-/// How all consumers are.
-pub(crate) async fn overview(
+/// How a consumer is.
+pub(crate) async fn overview_of(
     db: &Db,
-    consumers: &Consumers,
+    consumer: &dyn Operated,
     with_lag: bool,
-) -> Result<Vec<Overview>, StoreError> {
-    let names: Vec<&str> = consumers.keys().copied().collect();
-    let mut stops = sql::stops(db.pool(), &names).await?;
-    let mut all = Vec::with_capacity(consumers.len());
-    for (name, consumer) in consumers {
-        let at = stops.iter().position(|stop| stop.consumer == *name);
-        let (backlog, leases, members, sources) = tokio::try_join!(
-            sql::backlog(db.pool(), name),
-            sql::leases(db.pool(), name),
-            sql::members(db.pool(), name),
-            sources(db, consumer.as_ref(), with_lag),
-        )?;
-        all.push(Overview {
-            consumer: name,
-            stop: at.map(|at| stops.swap_remove(at)),
-            sources,
-            backlog,
-            leases,
-            members,
-        });
-    }
-    Ok(all)
+) -> Result<Overview, StoreError> {
+    let name = consumer.name();
+    let names = [name];
+    let (stops, backlog, leases, members, sources) = tokio::try_join!(
+        sql::stops(db.pool(), &names),
+        sql::backlog(db.pool(), name),
+        sql::leases(db.pool(), name),
+        sql::members(db.pool(), name),
+        sources(db, consumer, with_lag),
+    )?;
+    Ok(Overview {
+        consumer: name,
+        stop: stops.into_iter().next(),
+        sources,
+        backlog,
+        leases,
+        members,
+    })
 }
 
 async fn sources(
@@ -116,7 +111,7 @@ async fn sources(
         }
         async move {
             let lag = match with_lag {
-                true => Some(lag(log.as_ref(), places).await.map(|lags| LagSum::of(&lags))),
+                true => Some(lag(log.as_ref(), places).await),
                 false => None,
             };
             SourceOverview {
@@ -130,10 +125,7 @@ async fn sources(
 }
 
 /// What lies behind some places in a log, or why that is not known.
-pub(crate) async fn lag(
-    log: Option<&SourceLog>,
-    places: Vec<(u16, Position)>,
-) -> Result<Vec<PartitionLag>, String> {
+async fn lag(log: Option<&SourceLog>, places: Vec<(u16, Position)>) -> Result<Vec<PartitionLag>, String> {
     let Some(log) = log else {
         return Err("the producer's address is not configured".to_owned());
     };

@@ -6,6 +6,7 @@ pub(crate) mod consumers;
 pub(crate) mod fold;
 pub(crate) mod history;
 pub(crate) mod identity;
+pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod operate;
 pub(crate) mod phantom;

@@ -19,6 +19,7 @@ use super::lane::{End, Lane};
 use super::lease::Owned;
 use super::report::Reporter;
 use super::rewind::{self, Rewind};
+use super::seat::State;
 use super::{Fold, FoldError};
 use crate::cursor::{Cursor, Decision};
 use crate::event::Event;
@@ -132,14 +133,14 @@ impl<'l, F: Fold> Era<'l, F> {
         })
     }
 
-    pub async fn run(&mut self, owned: &mut watch::Receiver<Owned>, shutdown: &CancellationToken) -> End {
+    pub async fn run(&mut self, changes: &mut watch::Receiver<State>, shutdown: &CancellationToken) -> End {
         let most = self.lane.parts.options.batch_events.max(1);
         let mut arrived = Vec::with_capacity(most);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return End::Shutdown,
-                _ = owned.changed() => return End::Ownership,
+                _ = changes.changed() => return End::Ownership,
                 _ = self.feeders.join_next() => return End::Doubt("a feeder ended".to_owned()),
                 // All that has come since the last batch makes the next one.
                 _ = self.inputs.recv_many(&mut arrived, most) => self.pending.extend(arrived.drain(..)),
@@ -154,16 +155,15 @@ impl<'l, F: Fold> Era<'l, F> {
                 if batch.is_empty() {
                     continue;
                 }
-                // Who no longer owns need not finish: it could not commit.
-                let settled = tokio::select! {
-                    settled = self.settle(batch, shutdown) => settled,
-                    _ = owned.changed() => Err(End::Ownership),
-                };
-                if let Err(end) = settled {
+                // A batch is ended before partitions are given back; one of a lost lease cannot commit.
+                if let Err(end) = self.settle(batch, changes, shutdown).await {
                     return end;
                 }
                 if shutdown.is_cancelled() {
                     return End::Shutdown;
+                }
+                if changes.has_changed().unwrap_or(true) {
+                    return End::Ownership;
                 }
             }
         }
@@ -363,7 +363,12 @@ impl<'l, F: Fold> Era<'l, F> {
     }
 
     /// Applies events, all at once if it goes; in smaller and smaller steps if it does not.
-    async fn settle(&mut self, batch: Vec<(usize, Event)>, shutdown: &CancellationToken) -> Result<(), End> {
+    async fn settle(
+        &mut self,
+        batch: Vec<(usize, Event)>,
+        changes: &mut watch::Receiver<State>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), End> {
         let backoff = Backoff {
             base: Duration::from_millis(50),
             cap: Duration::from_secs(5),
@@ -421,6 +426,7 @@ impl<'l, F: Fold> Era<'l, F> {
                     }
                     tokio::select! {
                         () = shutdown.cancelled() => return Err(End::Shutdown),
+                        _ = changes.changed() => return Err(End::Ownership),
                         () = tokio::time::sleep(backoff.delay(failures.max(1))) => {}
                     }
                 }

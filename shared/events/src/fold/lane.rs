@@ -1,6 +1,6 @@
-//! A lane: owns virtual partitions and lives in eras.
+//! A lane: works on virtual partitions that its process owns, and lives in eras.
 //!
-//! An era begins with what is owned and the cursors as they stand in the database, and ends when ownership changes or
+//! An era begins with what is wanted and the cursors as they stand in the database, and ends when ownership changes or
 //! anything casts doubt on the cursors in memory; then the next one begins from the database. So memory is never more
 //! than a guess that the conditional update of the cursor rows confirms.
 
@@ -13,7 +13,7 @@ use waybill_store::{Backoff, Db};
 
 use super::apply::Applier;
 use super::era::Era;
-use super::lease::Keeper;
+use super::seat::{Occupied, Seat};
 use super::{Fold, FoldOptions};
 use crate::log::Log;
 use crate::metrics::FoldMeters;
@@ -34,6 +34,7 @@ pub(crate) struct LaneParts<F> {
     pub clock: Clock,
     /// Which of the lanes this one is, from 0.
     pub index: u16,
+    pub part: Part,
 }
 
 /// One lane of a consumer.
@@ -58,7 +59,6 @@ pub(super) enum End {
 
 impl<F: Fold> Lane<F> {
     pub fn new(parts: LaneParts<F>) -> Lane<F> {
-        let name = format!("fold {}/{}", F::NAME, parts.index);
         Lane {
             applier: Applier {
                 db: parts.db.clone(),
@@ -67,54 +67,42 @@ impl<F: Fold> Lane<F> {
                 sources: parts.logs.iter().map(|(source, _)| Arc::clone(source)).collect(),
                 letters_per_minute: parts.options.letters_per_minute,
             },
-            part: parts.status.part(name),
+            part: parts.part.clone(),
             meters: FoldMeters::new(parts.log.source(), F::NAME),
             parts,
         }
     }
 
-    /// Works until `shutdown`; then ends the batch at hand and gives its leases back.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), std::convert::Infallible> {
-        let keeper = Keeper::new(
-            &self.parts.db,
-            F::NAME,
-            self.parts.fold.sources(),
-            (self.parts.index, self.parts.options.lanes),
-            self.parts.options.lease,
-            self.part.clone(),
-        );
-        tokio::select! {
-            () = keeper.run() => {}
-            () = self.eras(&keeper, &shutdown) => {}
-        }
-        if let Err(error) = keeper.release().await {
-            tracing::warn!(
-                consumer = F::NAME,
-                error = in_words(&error),
-                "leases run out by themselves"
-            );
-        }
+    /// Works on what its seat says until `shutdown`; then ends the batch at hand.
+    pub async fn run(
+        self,
+        seat: Arc<Seat>,
+        shutdown: CancellationToken,
+    ) -> Result<(), std::convert::Infallible> {
+        let occupied = Occupied(seat);
+        self.eras(&occupied.0, &shutdown).await;
         Ok(())
     }
 
-    async fn eras(&self, keeper: &Keeper, shutdown: &CancellationToken) {
+    async fn eras(&self, seat: &Seat, shutdown: &CancellationToken) {
         let backoff = Backoff {
             base: Duration::from_millis(20),
             cap: Duration::from_secs(5),
         };
-        let mut owned = keeper.owned();
+        let mut changes = seat.changes();
         let mut doubts = 0;
         loop {
-            let now = owned.borrow_and_update().clone();
+            changes.mark_unchanged();
+            let now = seat.begin();
             let end = if now.is_empty() {
                 tokio::select! {
                     () = shutdown.cancelled() => End::Shutdown,
-                    _ = owned.changed() => End::Ownership,
+                    _ = changes.changed() => End::Ownership,
                 }
             } else {
                 match Era::begin(self, now).await {
                     Ok(mut era) => {
-                        let end = era.run(&mut owned, shutdown).await;
+                        let end = era.run(&mut changes, shutdown).await;
                         if era.progressed {
                             doubts = 0;
                         }
@@ -123,14 +111,14 @@ impl<F: Fold> Lane<F> {
                     Err(error) => End::Doubt(in_words(&error)),
                 }
             };
+            seat.end();
             match end {
                 End::Shutdown => return,
                 End::Ownership => {}
                 End::Stopped => {
-                    keeper.look().notify_one();
                     tokio::select! {
                         () = shutdown.cancelled() => return,
-                        _ = owned.changed() => {}
+                        _ = changes.changed() => {}
                     }
                 }
                 End::Doubt(reason) => {
@@ -139,7 +127,6 @@ impl<F: Fold> Lane<F> {
                     if doubts > 1 {
                         self.part.set(Condition::Retrying(reason));
                     }
-                    keeper.look().notify_one();
                     tokio::select! {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(backoff.delay(doubts)) => {}

@@ -20,7 +20,7 @@ use waybill_store::{Db, RequestKey};
 
 use self::view::{action, consumer, count, in_json, letter, outcome, state};
 use crate::operate::{Consumers, OperateError, Pause, RepairKey, Resume, Target, find};
-use crate::overview::overview;
+use crate::overview::overview_of;
 use crate::store::operate as sql;
 use crate::store::repair::{self, LetterFilter};
 
@@ -152,9 +152,9 @@ impl ConsumerService for ConsumerApi {
         request: Request<pb::ListConsumersRequest>,
     ) -> Result<Response<pb::ListConsumersResponse>, Status> {
         let with_lag = !request.into_inner().without_lag;
-        let all = overview(&self.db, &self.consumers, with_lag)
-            .await
-            .map_err(refuse)?;
+        let consumers = self.consumers.values();
+        let all = consumers.map(|one| overview_of(&self.db, one.as_ref(), with_lag));
+        let all = futures_util::future::try_join_all(all).await.map_err(refuse)?;
         Ok(Response::new(pb::ListConsumersResponse {
             consumers: all.into_iter().map(consumer).collect(),
         }))

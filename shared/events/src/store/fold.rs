@@ -1,10 +1,9 @@
-//! SQL of a consumer: leases, cursors, waiting events, dead letters, stops.
+//! SQL of a consumer: cursors, waiting events, dead letters, stops.
 //!
 //! Rows of several partitions are always locked in the order (partition, source), so that owners, claims and operators
 //! never wait for each other in a circle.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
@@ -26,67 +25,6 @@ pub(crate) async fn ensure_leases(executor: impl PgExecutor<'_>, consumer: &str)
     .execute(executor)
     .await?;
     Ok(())
-}
-
-/// Takes the leases among `wanted` that nobody holds. Must commit together with [`take_cursors`].
-pub(crate) async fn claim(
-    conn: &mut PgConnection,
-    consumer: &str,
-    owner: &str,
-    wanted: &[u16],
-    ttl: Duration,
-) -> Result<Vec<Ownership>, StoreError> {
-    let rows: Vec<(i16, i64)> = sqlx::query_as(
-        "WITH free AS (
-             SELECT vpartition FROM fold_lease
-             WHERE consumer = $1 AND vpartition = ANY ($3) AND expires_at <= clock_timestamp()
-             ORDER BY vpartition
-             FOR UPDATE SKIP LOCKED
-         )
-         UPDATE fold_lease l
-         SET owner = $2, epoch = l.epoch + 1, expires_at = clock_timestamp() + make_interval(secs => $4)
-         FROM free
-         WHERE l.consumer = $1 AND l.vpartition = free.vpartition
-         RETURNING l.vpartition, l.epoch",
-    )
-    .bind(consumer)
-    .bind(owner)
-    .bind(partitions(wanted.iter().copied()))
-    .bind(ttl.as_secs_f64())
-    .fetch_all(conn)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(partition, epoch)| (partition as u16, epoch))
-        .collect())
-}
-
-/// Prolongs leases and tells which of them are still held. A lease that ran out but that nobody took is held again.
-pub(crate) async fn renew(
-    executor: impl PgExecutor<'_>,
-    consumer: &str,
-    owner: &str,
-    held: &[Ownership],
-    ttl: Duration,
-) -> Result<Vec<Ownership>, StoreError> {
-    let rows: Vec<(i16, i64)> = sqlx::query_as(
-        "UPDATE fold_lease l
-         SET expires_at = clock_timestamp() + make_interval(secs => $5)
-         FROM UNNEST($3::smallint[], $4::bigint[]) AS h (vpartition, epoch)
-         WHERE l.consumer = $1 AND l.owner = $2 AND l.vpartition = h.vpartition AND l.epoch = h.epoch
-         RETURNING l.vpartition, l.epoch",
-    )
-    .bind(consumer)
-    .bind(owner)
-    .bind(partitions(held.iter().map(|(partition, _)| *partition)))
-    .bind(held.iter().map(|(_, epoch)| *epoch).collect::<Vec<_>>())
-    .bind(ttl.as_secs_f64())
-    .fetch_all(executor)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(partition, epoch)| (partition as u16, epoch))
-        .collect())
 }
 
 /// Gives leases back, so that another owner need not wait until they run out.

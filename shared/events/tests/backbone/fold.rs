@@ -54,7 +54,7 @@ async fn a_service_follows_itself() -> anyhow::Result<()> {
     let db = world.connect("analytics").await?;
     sqlx::raw_sql(
         "CREATE TABLE known_key (key uuid); CREATE TABLE effect (number bigint GENERATED ALWAYS AS IDENTITY,
-        event_id uuid, source text, key uuid, type text, bytes bigint)",
+        event_id uuid, source text, key uuid, type text, bytes bigint, worker text)",
     )
     .execute(db.pool())
     .await?;

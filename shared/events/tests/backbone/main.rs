@@ -15,5 +15,6 @@ mod recovery;
 mod relay;
 mod repair;
 mod restart;
+mod scale;
 mod support;
 mod trace;

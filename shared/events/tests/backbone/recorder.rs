@@ -15,7 +15,7 @@ use crate::support::event;
 pub const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS effect (
         number bigint GENERATED ALWAYS AS IDENTITY, event_id uuid NOT NULL, source text NOT NULL, key uuid NOT NULL,
-        type text NOT NULL, bytes bigint NOT NULL
+        type text NOT NULL, bytes bigint NOT NULL, worker text NOT NULL DEFAULT ''
     );
     CREATE TABLE IF NOT EXISTS known_key (key uuid NOT NULL);";
 
@@ -47,6 +47,8 @@ pub struct Recorder {
     pub hold: Option<Hold>,
     /// Writes an event of its own per event.
     pub echo: bool,
+    /// The process, for effects to name it.
+    pub worker: String,
 }
 
 impl Recorder {
@@ -58,6 +60,7 @@ impl Recorder {
             poison: Arc::default(),
             hold: None,
             echo: false,
+            worker: String::new(),
         }
     }
 
@@ -121,8 +124,8 @@ impl Fold for Recorder {
             .execute(projection.conn())
             .await?;
         sqlx::query(
-            "INSERT INTO effect (event_id, source, key, type, bytes)
-             SELECT e.event_id, e.source, e.key, e.type, e.bytes
+            "INSERT INTO effect (event_id, source, key, type, bytes, worker)
+             SELECT e.event_id, e.source, e.key, e.type, e.bytes, $6
              FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bigint[]) WITH ORDINALITY
                   AS e (event_id, source, key, type, bytes, place)
              ORDER BY e.place",
@@ -152,6 +155,7 @@ impl Fold for Recorder {
                 .map(|event| event.payload.len() as i64)
                 .collect::<Vec<_>>(),
         )
+        .bind(&self.worker)
         .execute(projection.conn())
         .await?;
         self.pass(Step::Project).await;

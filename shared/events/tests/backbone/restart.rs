@@ -142,11 +142,14 @@ async fn a_hanging_owner_is_replaced() -> anyhow::Result<()> {
         .await?;
     node.append(&[placed(OrderId::generate())]).await?;
     tokio::time::timeout(LONG, reached.notified()).await?;
-    // Its leases run out.
+    // Its leases run out, and its membership with them.
     let mut admin = world.db.admin().await;
-    sqlx::query("UPDATE analytics.fold_lease SET expires_at = '-infinity'")
-        .execute(&mut admin)
-        .await?;
+    sqlx::raw_sql(
+        "UPDATE analytics.fold_lease SET expires_at = '-infinity';
+         UPDATE analytics.fold_member SET expires_at = '-infinity';",
+    )
+    .execute(&mut admin)
+    .await?;
     let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
     // The open transaction of the hanging owner is ended by the role's time-out; then the new one claims.
     converged(&node, &consumer.db).await?;

@@ -8,7 +8,7 @@ use waybill_proto::waybill::events::v1 as pb;
 use waybill_rpc::convert::to_timestamp;
 
 use crate::fold::Repaired;
-use crate::overview::{Overview, SourceOverview};
+use crate::overview::{LagSum, Overview, SourceOverview};
 use crate::store::operate::ActionRow;
 use crate::store::repair::LetterRow;
 
@@ -78,7 +78,11 @@ pub(super) fn consumer(of: Overview) -> pb::Consumer {
 }
 
 fn source(of: SourceOverview) -> pb::ConsumerSource {
-    let known = of.lag.as_ref().and_then(|lag| lag.as_ref().ok());
+    let known = of
+        .lag
+        .as_ref()
+        .and_then(|lag| lag.as_ref().ok())
+        .map(|lags| LagSum::of(lags));
     pb::ConsumerSource {
         source: of.source.to_string(),
         taken: of.taken,
