@@ -1,8 +1,12 @@
 //! The command line: what can be asked, and the help that teaches it.
 
+mod consumers;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use consumers::{ConsumersCommand, LetterRef, LettersCommand};
 
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
 ///
@@ -62,6 +66,17 @@ pub enum Command {
     /// Figures of orders and refunds.
     #[command(subcommand)]
     Analytics(AnalyticsCommand),
+    /// See how far the services' consumers of events are; pause and resume them.
+    ///
+    /// Each service follows the event logs of others. What it cannot apply it keeps as a dead letter; see `waybill letters`.
+    #[command(subcommand)]
+    Consumers(ConsumersCommand),
+    /// Look at events that could not take effect; try them again or give them up.
+    ///
+    /// A letter blocks its own key only, which is an order: later events of the order are parked behind it, from all logs. A
+    /// letter is named SERVICE/NUMBER, as `waybill letters list` prints it.
+    #[command(subcommand)]
+    Letters(LettersCommand),
     /// Draw the trace with this id from a file of spans.
     Trace {
         /// Trace id, 32 hex digits.
@@ -464,7 +479,7 @@ pub enum SetupCommand {
         /// Who calls.
         #[arg(long)]
         subject: String,
-        /// The merchant's id.
+        /// The merchant's id; * for what concerns all merchants, as operating consumers does.
         #[arg(long)]
         merchant: String,
         /// A store's id, or * for all; may be repeated.

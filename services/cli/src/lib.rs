@@ -74,6 +74,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Refunds(command) => commands::refunds::run(&session()?, command, json).await,
         Command::Notifications(command) => commands::notifications::run(&session()?, command, json).await,
         Command::Analytics(command) => commands::analytics::run(&session()?, command, json).await,
+        Command::Consumers(command) => commands::consumers::run(&session()?, command, json).await,
+        Command::Letters(command) => commands::letters::run(&session()?, command, json).await,
         Command::Trace { trace_id, spans } => {
             let file = match spans {
                 Some(file) => file,
@@ -107,9 +109,10 @@ async fn up(args: args::UpArgs, json: bool, context_file: &std::path::Path) -> a
     stack.context().save(context_file)?;
     if json {
         let mut shown = serde_json::to_value(stack.context())?;
-        // The token stays in the file, which only its owner can read.
+        // The tokens stay in the file, which only its owner can read.
         if let Some(shown) = shown.as_object_mut() {
             shown.remove("token");
+            shown.remove("system_token");
             shown.insert("context".to_owned(), context_file.display().to_string().into());
         }
         output::line(serde_json::to_string(&shown)?);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
+use waybill_proto::waybill::events::v1::consumer_service_client::ConsumerServiceClient;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
@@ -24,6 +25,9 @@ pub struct StackContext {
     pub edge: String,
     /// Bearer token of the operator.
     pub token: String,
+    /// Bearer token for what concerns all merchants, as consumers of events do; files of older stacks have none.
+    #[serde(default)]
+    pub system_token: Option<String>,
     /// The merchant the commands work for.
     pub merchant_id: String,
     /// The store the commands work for.
@@ -78,26 +82,64 @@ pub struct Session {
     /// The store the calls name.
     pub store_id: String,
     channels: BTreeMap<String, Channel>,
+    /// With the token for what concerns all merchants.
+    system: BTreeMap<String, Channel>,
 }
 
 impl Session {
     /// Connects lazily: the first call of each service opens its connection.
     pub fn connect(context: &StackContext) -> anyhow::Result<Self> {
-        let token = TokenSource::fixed(SecretString::from(context.token.clone()));
-        let channels = context
-            .endpoints
-            .iter()
-            .map(|(service, url)| {
+        let channels = |token: &str| {
+            let token = TokenSource::fixed(SecretString::from(token.to_owned()));
+            let connect = |(service, url): (&String, &String)| {
                 let channel = waybill_rpc::client::connect(url, token.clone(), "cli")
                     .with_context(|| format!("the address of {service} in the context file"))?;
                 Ok((service.clone(), channel))
-            })
-            .collect::<anyhow::Result<_>>()?;
+            };
+            context
+                .endpoints
+                .iter()
+                .map(connect)
+                .collect::<anyhow::Result<_>>()
+        };
         Ok(Self {
             merchant_id: context.merchant_id.clone(),
             store_id: context.store_id.clone(),
-            channels,
+            channels: channels(&context.token)?,
+            system: match &context.system_token {
+                Some(token) => channels(token)?,
+                None => BTreeMap::new(),
+            },
         })
+    }
+
+    /// Clients that operate the consumers of the services, or of one of them, by name.
+    pub fn operators(
+        &self,
+        service: Option<&str>,
+    ) -> anyhow::Result<Vec<(String, ConsumerServiceClient<Channel>)>> {
+        if self.system.is_empty() {
+            bail!(
+                "the context file has no system_token, which consumers are operated with; `waybill setup token --merchant '*' \
+                 --store '*' --scope events:admin` mints one, or start the stack anew"
+            );
+        }
+        if let Some(service) = service
+            && !self.system.contains_key(service)
+        {
+            let known: Vec<&str> = self.system.keys().map(String::as_str).collect();
+            bail!(
+                "service {service:?} is not in the context file; it has {}",
+                known.join(", ")
+            );
+        }
+        let asked = self
+            .system
+            .iter()
+            .filter(|(name, _)| service.is_none_or(|one| one == *name));
+        Ok(asked
+            .map(|(name, channel)| (name.clone(), ConsumerServiceClient::new(channel.clone())))
+            .collect())
     }
 
     fn channel(&self, service: &str) -> anyhow::Result<Channel> {

@@ -156,8 +156,14 @@ impl Stack {
             stores: vec!["*".to_owned()],
             scopes: Claims::system("operator").scopes,
         };
+        let system = Claims {
+            sub: operator.sub.clone(),
+            scopes: vec!["events:read".to_owned(), "events:admin".to_owned()],
+            ..Claims::system("operator")
+        };
         let context = StackContext {
             token: issuer.mint(&operator, TOKEN_LIFE).expose_secret().to_owned(),
+            system_token: Some(issuer.mint(&system, TOKEN_LIFE).expose_secret().to_owned()),
             endpoints: peers,
             edge: edge_url,
             merchant_id: merchant.to_string(),

@@ -1,6 +1,8 @@
 //! Operator commands: one file a service, each a thin walk from arguments over gRPC to a table or JSON.
 
 pub mod analytics;
+pub mod consumers;
+pub mod letters;
 pub mod notifications;
 pub mod orders;
 pub mod refunds;
@@ -107,4 +109,14 @@ fn lines_of(
         }
     }
     Ok(lines)
+}
+
+/// The key that a reference to an order stands for; empty when there is none. An id is taken as it is: a key need not be
+/// an order of this store.
+async fn key_of(session: &crate::session::Session, order: Option<&str>) -> anyhow::Result<String> {
+    match order {
+        None => Ok(String::new()),
+        Some(id) if id.parse::<waybill_kernel::id::OrderId>().is_ok() => Ok(id.to_owned()),
+        Some(number) => Ok(session.order(number).await?.order_id),
+    }
 }

@@ -157,8 +157,12 @@ fn check(claims: &Claims) -> anyhow::Result<()> {
     if let Some(scope) = claims.scopes.iter().find(|scope| !known.contains(scope)) {
         bail!("--scope {scope:?} does not exist; there are {}", known.join(", "));
     }
-    if claims.merchant.parse::<waybill_kernel::id::MerchantId>().is_err() {
-        bail!("--merchant {:?} is not an id (a UUID)", claims.merchant);
+    let every = claims.merchant == "*";
+    if !every && claims.merchant.parse::<waybill_kernel::id::MerchantId>().is_err() {
+        bail!("--merchant {:?} is neither an id (a UUID) nor *", claims.merchant);
+    }
+    if every && claims.stores != ["*"] {
+        bail!("--merchant * goes with --store * alone: a store belongs to one merchant");
     }
     let store = |text: &str| text == "*" || text.parse::<waybill_kernel::id::StoreId>().is_ok();
     if let Some(text) = claims.stores.iter().find(|text| !store(text)) {

@@ -135,6 +135,7 @@ impl World {
         };
         let context = StackContext {
             token: issuer.mint(&operator, TOKEN_LIFE).expose_secret().to_owned(),
+            system_token: None,
             endpoints: builder.peers,
             edge: String::new(),
             merchant_id: merchant.to_string(),
