@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use consumers::{ConsumersCommand, LetterRef, LettersCommand};
 
+use crate::bench::args::BenchCommand;
+
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
 ///
 /// `waybill demo` shows a whole day of orders in a minute; `waybill up` starts the same stack and leaves it running.
@@ -77,6 +79,9 @@ pub enum Command {
     /// letter is named SERVICE/NUMBER, as `waybill letters list` prints it.
     #[command(subcommand)]
     Letters(LettersCommand),
+    /// Measure speed, beside what this machine does bare.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Draw the trace with this id from a file of spans.
     Trace {
         /// Trace id, 32 hex digits.

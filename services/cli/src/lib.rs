@@ -4,12 +4,14 @@
 //! - [`demo`] runs a file of orders through it and checks what happened.
 //! - [`verify`] runs the services as processes, breaks everything, and proves that nothing was lost or done twice;
 //!   [`serve`] is what those processes run.
+//! - [`bench`] measures, beside the floor of this machine.
 //! - [`commands`] talk to a running stack over gRPC, with the addresses and the token of a [`session`].
 //! - [`import`] reads files of orders; [`intake`] hands them to the order service.
 //!
 //! It holds no business rule: what an order, a return or a refund may do is decided by the services.
 
 pub mod args;
+pub mod bench;
 pub mod commands;
 pub mod demo;
 mod files;
@@ -85,6 +87,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
             };
             commands::trace::run(&file, &trace_id)
         }
+        Command::Bench(command) => bench::run(command, json).await,
         Command::MailSink { listen } => commands::mail_sink(listen).await,
         Command::Health { url } => commands::health(&url).await,
         Command::Setup(command) => commands::setup::run(command).await,

@@ -108,7 +108,7 @@ impl Stack {
                 sandbox.context("the sandbox payment provider could not be started")
             },
         )?;
-        let passwords = prepare_database(&embedded).await?;
+        let passwords = prepare_database(&embedded, SERVICES).await?;
         let (listeners, edge) = bind(options.port).await?;
         let issuer = Issuer::generate();
         let (merchant, store) = tenant(options.data.as_deref())?;
@@ -320,10 +320,13 @@ impl Stack {
 }
 
 /// Makes the database with a role and a schema for each service, with fresh passwords.
-pub(crate) async fn prepare_database(embedded: &Embedded) -> anyhow::Result<BTreeMap<String, SecretString>> {
-    let passwords: BTreeMap<String, SecretString> = SERVICES
-        .iter()
-        .map(|name| ((*name).to_owned(), setup::password()))
+pub(crate) async fn prepare_database(
+    embedded: &Embedded,
+    services: impl IntoIterator<Item = &str>,
+) -> anyhow::Result<BTreeMap<String, SecretString>> {
+    let passwords: BTreeMap<String, SecretString> = services
+        .into_iter()
+        .map(|name| (name.to_owned(), setup::password()))
         .collect();
     let services: Vec<Service> = passwords
         .iter()

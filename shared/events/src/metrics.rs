@@ -10,6 +10,7 @@ use opentelemetry::{KeyValue, global};
 pub(crate) struct RelayMeters {
     service: [KeyValue; 1],
     published: Counter<u64>,
+    page: Histogram<u64>,
     lag: Histogram<f64>,
     watermark_age: Gauge<f64>,
 }
@@ -22,6 +23,10 @@ impl RelayMeters {
             published: meter
                 .u64_counter("waybill.relay.published")
                 .with_description("Events that the stream has acknowledged.")
+                .build(),
+            page: meter
+                .u64_histogram("waybill.relay.page")
+                .with_description("Events per page of the log, of pages that hold any.")
                 .build(),
             lag: meter
                 .f64_histogram("waybill.relay.lag")
@@ -41,6 +46,12 @@ impl RelayMeters {
     pub fn published(&self, events: u64, lag_seconds: f64) {
         self.published.add(events, &self.service);
         self.lag.record(lag_seconds, &self.service);
+    }
+
+    pub fn page(&self, events: usize) {
+        if events > 0 {
+            self.page.record(events as u64, &self.service);
+        }
     }
 
     pub fn watermark_age(&self, seconds: f64) {

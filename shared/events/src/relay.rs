@@ -299,6 +299,7 @@ impl Relay {
                 .last()
                 .map(|(event, _)| (event.position, event.event_id.uuid()));
             self.witness.saw(page.generation, page.wal, last);
+            self.meters.page(page.events.len());
             for (event, payload_bytes) in page.events {
                 while window.is_full() {
                     let acknowledged = window.next().await?;

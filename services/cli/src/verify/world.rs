@@ -19,7 +19,7 @@ use super::process::{Launch, Process};
 use crate::files::write_private;
 use crate::session::{Session, StackContext};
 use crate::setup;
-use crate::stack::{TOKEN_LIFE, prepare_database, tenant};
+use crate::stack::{SERVICES, TOKEN_LIFE, prepare_database, tenant};
 
 /// How many processes each service has. Two share the work wherever a lease decides who does it.
 const REPLICAS: [(&str, usize); 5] = [
@@ -107,7 +107,7 @@ impl World {
             },
         )
         .context("could not be started")?;
-        let passwords = prepare_database(&embedded).await?;
+        let passwords = prepare_database(&embedded, SERVICES).await?;
         let (merchant, store) = tenant(Some(&data))?;
         let issuer = Issuer::generate();
         let mut builder = Builder {

@@ -1,0 +1,110 @@
+//! What benchmarks stand on: a private Postgres that waits for the disk, a private NATS, a schema for each part.
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use waybill_embedded::{DataDir, Embedded};
+use waybill_runtime::config::Secret;
+use waybill_runtime::service::{DatabaseConfig, NatsConfig};
+use waybill_store::bootstrap::role_of;
+
+use super::machine::Machine;
+use crate::{setup, stack};
+
+/// The schema in which floors are measured.
+pub const FLOOR: &str = "floor";
+
+/// Servers of our own, empty.
+pub struct Ground {
+    embedded: Embedded,
+    passwords: BTreeMap<String, SecretString>,
+}
+
+impl Ground {
+    /// Starts both servers and makes a schema for floors and one for each of `services`.
+    pub async fn start(services: &[&str]) -> anyhow::Result<Ground> {
+        let options = waybill_embedded::Options {
+            data: DataDir::Temp,
+            durable: true,
+            ..waybill_embedded::Options::from_environment()
+        };
+        let embedded = Embedded::start(options)
+            .await
+            .context("Postgres and NATS could not be started")?;
+        let schemas = services.iter().copied().chain([FLOOR]);
+        let passwords = stack::prepare_database(&embedded, schemas).await?;
+        Ok(Ground { embedded, passwords })
+    }
+
+    /// The database of a service, as its configuration has it.
+    pub fn database(&self, service: &str) -> anyhow::Result<DatabaseConfig> {
+        Ok(DatabaseConfig {
+            url: Secret::from_value(&self.database_url(service)?),
+            ..DatabaseConfig::default()
+        })
+    }
+
+    /// The broker, as a service's configuration has it.
+    pub fn nats(&self) -> NatsConfig {
+        NatsConfig {
+            url: Secret::from_value(self.embedded.nats().url()),
+            ..NatsConfig::default()
+        }
+    }
+
+    /// Bare connections to the schema of the floors.
+    pub async fn bare_pool(&self, connections: u32) -> anyhow::Result<PgPool> {
+        let options =
+            PgConnectOptions::from_str(&self.database_url(FLOOR)?)?.options([("search_path", FLOOR)]);
+        PgPoolOptions::new()
+            .min_connections(connections)
+            .max_connections(connections)
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await
+            .context("cannot connect to Postgres")
+    }
+
+    /// A bare connection to NATS.
+    pub async fn bare_nats(&self) -> anyhow::Result<async_nats::Client> {
+        connect_nats(self.embedded.nats().url()).await
+    }
+
+    /// What all of it runs on.
+    pub async fn machine(&self) -> anyhow::Result<Machine> {
+        Machine::look(&self.bare_pool(1).await?, &self.bare_nats().await?).await
+    }
+
+    /// Stops both servers.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.embedded
+            .stop()
+            .await
+            .context("Postgres and NATS could not be stopped")
+    }
+
+    fn database_url(&self, service: &str) -> anyhow::Result<String> {
+        let password = self
+            .passwords
+            .get(service)
+            .with_context(|| format!("{service} has no schema here"))?;
+        Ok(self
+            .embedded
+            .postgres()
+            .url(&role_of(service), password.expose_secret(), setup::DATABASE))
+    }
+}
+
+/// A bare connection to NATS. The client leaves user and password of an address aside; they are handed over apart.
+pub(super) async fn connect_nats(url: &str) -> anyhow::Result<async_nats::Client> {
+    let address: async_nats::ServerAddr = url.parse().context("NATS has no valid address")?;
+    let mut options = async_nats::ConnectOptions::new();
+    if let (Some(user), Some(password)) = (address.username(), address.password()) {
+        options = options.user_and_password(user.to_owned(), password.to_owned());
+    }
+    options.connect(address).await.context("cannot connect to NATS")
+}
