@@ -1,9 +1,12 @@
 //! E-8 to E-12, E-14: consumers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
+use futures_util::StreamExt as _;
+use tokio::sync::Notify;
 use waybill_events::{FoldOptions, NewEvent, Peers};
 use waybill_kernel::id::OrderId;
 use waybill_testkit::{Wire, eventually};
@@ -311,5 +314,71 @@ async fn bounds_do_not_block() -> anyhow::Result<()> {
     let events: Vec<NewEvent> = (0..20).map(|_| event(order, &large)).collect();
     node.append(&events).await?;
     node.append(&some(50)).await?;
+    converged(&node, &consumer.db).await
+}
+
+/// A fold that is stuck takes no more from the stream than its budget: what is not wanted yet stays with the server.
+#[tokio::test]
+async fn a_stuck_fold_holds_back_the_stream() -> anyhow::Result<()> {
+    const BUDGET: usize = 256 * 1024;
+    const LARGE: usize = 20 * 1024;
+    let world = World::new(&["order", "analytics"]).await;
+    let node = world.producer("order").await?;
+    let reached = Arc::new(Notify::new());
+    let recorder = Recorder {
+        hold: Some(Hold {
+            step: Step::Project,
+            reached: Arc::clone(&reached),
+        }),
+        ..Recorder::of(&["order"])
+    };
+    let options = FoldOptions {
+        batch_bytes: BUDGET,
+        ..quick()
+    };
+    let consumer = world
+        .consumer_with(&[&node], recorder, options, &world.nats_config())
+        .await?;
+    condition(&consumer, "fold recorder/0 order", |part| {
+        part.label() == "working"
+    })
+    .await;
+    node.append(&some(1)).await?;
+    tokio::time::timeout(LONG, reached.notified()).await?;
+    let large = waybill_proto::waybill::order::v1::OrderCompleted {
+        order_id: "x".repeat(LARGE),
+    };
+    let events: Vec<NewEvent> = orders(500)
+        .into_iter()
+        .map(|order| event(order, &large))
+        .collect();
+    for chunk in events.chunks(50) {
+        node.append(chunk).await?;
+    }
+    published(&world, &node).await?;
+
+    // How much the server has handed out, once it hands out no more.
+    let context = jetstream::new(world.nats.client(world.nats.url()).await);
+    let stream = context.get_stream("WAYBILL_ORDER").await?;
+    let mut last = (0, 0);
+    let delivered = eventually("an end of the deliveries", LONG, async || {
+        let infos: Vec<_> = stream.consumers().collect().await;
+        let delivered = infos
+            .into_iter()
+            .filter_map(Result::ok)
+            .map(|info| info.delivered.consumer_sequence)
+            .max()
+            .unwrap_or_default();
+        last = (delivered, if delivered == last.0 { last.1 + 1 } else { 0 });
+        (delivered > 1 && last.1 >= 20)
+            .then_some(delivered)
+            .ok_or(format!("{last:?}"))
+    })
+    .await;
+    // The budget itself, what the batch at hand has, and a pull that was under way with the next one.
+    let bytes = delivered as usize * LARGE;
+    assert!(bytes <= 4 * BUDGET, "{delivered} messages were taken");
+    consumer.crash().await;
+    let consumer = world.consumer(&[&node], Recorder::of(&["order"])).await?;
     converged(&node, &consumer.db).await
 }
