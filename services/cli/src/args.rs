@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and the help that teaches it.
 
 mod consumers;
+mod jobs;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use consumers::{ConsumersCommand, LetterRef, LettersCommand};
 
+pub use self::jobs::{JobStateArg, JobsCommand};
 use crate::bench::args::BenchCommand;
 
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
@@ -82,6 +84,9 @@ pub enum Command {
     /// Measure speed, beside what this machine does bare.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// See what the services do outside, repeat or give up what failed, stop kinds of it.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Draw the trace with this id from a file of spans.
     Trace {
         /// Trace id, 32 hex digits.

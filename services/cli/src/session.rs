@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
 use waybill_proto::waybill::events::v1::consumer_service_client::ConsumerServiceClient;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
+use waybill_proto::waybill::jobs::v1::job_service_client::JobServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, get_order_request};
@@ -147,6 +148,23 @@ impl Session {
             .get(service)
             .cloned()
             .with_context(|| format!("the context file has no address for the service {service}"))
+    }
+
+    /// The services that are known, by name.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.system.keys().map(String::as_str)
+    }
+
+    /// Client of the jobs of a service.
+    pub fn jobs(&self, service: &str) -> anyhow::Result<JobServiceClient<Channel>> {
+        let channel = self.system.get(service).cloned().with_context(|| {
+            let known: Vec<&str> = self.services().collect();
+            format!(
+                "the context file has no address for the service {service:?}; it knows {}",
+                known.join(", ")
+            )
+        })?;
+        Ok(JobServiceClient::new(channel))
     }
 
     /// Client of the order service.

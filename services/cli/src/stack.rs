@@ -158,7 +158,9 @@ impl Stack {
         };
         let system = Claims {
             sub: operator.sub.clone(),
-            scopes: vec!["events:read".to_owned(), "events:admin".to_owned()],
+            scopes: ["events:read", "events:admin", "jobs:read", "jobs:admin"]
+                .map(str::to_owned)
+                .to_vec(),
             ..Claims::system("operator")
         };
         let context = StackContext {

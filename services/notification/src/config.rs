@@ -7,6 +7,7 @@ use waybill_kernel::check::Violations;
 use waybill_runtime::config::{Secret, Validate, seconds};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
+use waybill_store::jobs::Limits;
 
 use crate::consumers::SOURCES;
 
@@ -63,6 +64,7 @@ impl Validate for Config {
             "smtp.host",
             "is empty; name the mail server",
         );
+        self.smtp.limits.validate("smtp.limits", violations);
         violations.require(self.smtp.port != 0, "smtp.port", "is 0; the usual one is 587");
         violations.require(
             !self.follow_up_pause.is_zero(),
@@ -105,6 +107,9 @@ pub struct SmtpConfig {
     /// Seconds until a server that does not answer counts as not reachable. Default 10.
     #[serde(with = "seconds")]
     pub timeout: Duration,
+    /// How much it bears, over all replicas: messages at once, messages per second, failures in a row. Default: no limit
+    /// but that of the workers; after 5 failures in a row it is left alone for 5 s, doubled up to 300 s.
+    pub limits: Limits,
 }
 
 impl Default for SmtpConfig {
@@ -116,6 +121,7 @@ impl Default for SmtpConfig {
             user: String::new(),
             password: Secret::default(),
             timeout: Duration::from_secs(10),
+            limits: Limits::default(),
         }
     }
 }

@@ -76,6 +76,7 @@ impl App {
             let renderer = Arc::new(Renderer::new().map_err(|error| StartError::own("a template", error))?);
             let carrier =
                 Arc::new(Smtp::new(&config.smtp).map_err(|error| StartError::own("the mail server", error))?);
+            let destinations = vec![(app::SMTP.to_owned(), config.smtp.limits.clone())];
             let jobs = JobOptions {
                 concurrency: config.concurrency,
                 max_attempts: config.max_attempts,
@@ -100,6 +101,8 @@ impl App {
                 .max_decoding_message_size(base.common().limits.max_message_bytes);
             let service = base
                 .relay()
+                .destinations(destinations)
+                .await?
                 .fold(messages, FoldOptions::default())
                 .work(sender, jobs)
                 .rpc(rpcs);

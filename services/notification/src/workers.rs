@@ -140,6 +140,11 @@ impl Sender {
         };
         // Bounded by the lease: after its end another sender may take the message up.
         let sent = tokio::time::timeout(job.remaining(), self.carrier.send(outgoing)).await;
+        match &sent {
+            // Another message may fare better: this is about one address.
+            Ok(Ok(()) | Err(SendError::Rejected(_) | SendError::Transient(_))) => job.answered(),
+            Ok(Err(SendError::Away(_) | SendError::Unknown(_))) | Err(_) => job.unanswered(),
+        }
         let (state, reason) = match sent {
             Ok(Ok(())) => (State::Sent, ""),
             Ok(Err(SendError::Rejected(_))) => (State::Failed, reason::SMTP_REJECTED),

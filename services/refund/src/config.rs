@@ -11,8 +11,9 @@ use waybill_runtime::config::{Secret, Validate, seconds};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
 use waybill_service::StartError;
+use waybill_store::jobs::Limits;
 
-use crate::workers::Patience;
+use crate::workers::{self, Patience};
 
 /// The settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub struct ProviderConfig {
     pub base_url: String,
     /// Its secret key; required.
     pub secret_key: Secret,
+    /// How much it bears, over all replicas: calls at once, calls per second, failures in a row. Default: no limit but
+    /// that of the workers; after 5 failures in a row it is left alone for 5 s, doubled up to 300 s.
+    pub limits: Limits,
 }
 
 impl Default for ProviderConfig {
@@ -61,6 +65,7 @@ impl Default for ProviderConfig {
         Self {
             base_url: "https://api.stripe.com".to_owned(),
             secret_key: Secret::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -90,6 +95,15 @@ impl Config {
             poll: self.poll_pending,
             quiet: self.quiet_period,
         }
+    }
+
+    /// The destinations of jobs, with their limits.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<(String, Limits)> {
+        self.providers
+            .iter()
+            .map(|(name, of)| (workers::destination(name), of.limits.clone()))
+            .collect()
     }
 
     /// The providers that are configured.
@@ -150,6 +164,9 @@ impl Validate for Config {
                 field,
                 "is required: give it, or its file",
             );
+            provider
+                .limits
+                .validate(&format!("providers.{name}.limits"), violations);
         }
         violations.require(
             self.quiet_period > self.call_lease,

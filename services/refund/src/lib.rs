@@ -78,6 +78,7 @@ impl App {
                 lanes: config.fold_lanes,
                 ..FoldOptions::default()
             };
+            let destinations = config.destinations();
             let sources = ["order", "fulfillment"];
             let base = Service::connect(NAME, config.common, &sources, &MIGRATOR, deps.clock.clone()).await?;
             let (db, limits) = (base.db().clone(), base.common().limits.clone());
@@ -87,6 +88,8 @@ impl App {
                 .max_decoding_message_size(limits.max_message_bytes);
             let service = base
                 .relay()
+                .destinations(destinations)
+                .await?
                 .fold(RefundFold::new(deps.clock), fold)
                 .work(Submit(cashier.clone()), jobs)
                 .work(Resolve(cashier), jobs)

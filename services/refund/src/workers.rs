@@ -35,7 +35,7 @@ use crate::app::begin_call::{BeginCall, Call, FollowUp, Turn};
 use crate::app::cancelled_order::CancelledOrder;
 use crate::app::{Core, attempt_job, money_job};
 use crate::domain::book::Tenant;
-use crate::domain::refund::{Refund, RefundState};
+use crate::domain::refund::{Leg, Refund, RefundState};
 use crate::domain::settle::Outcome;
 use crate::error::Error;
 
@@ -66,6 +66,19 @@ pub struct Hand<'a> {
     pub job: Option<&'a Job>,
 }
 
+impl Hand<'_> {
+    /// Tells the job how its destination did.
+    fn heard<T>(&self, answer: &Result<T, ProviderError>) {
+        match (self.job, answer) {
+            (Some(job), Err(ProviderError::Transient { .. } | ProviderError::Unknown { .. })) => {
+                job.unanswered()
+            }
+            (Some(job), _) => job.answered(),
+            (None, _) => {}
+        }
+    }
+}
+
 impl From<Instant> for Hand<'_> {
     fn from(deadline: Instant) -> Self {
         Self { deadline, job: None }
@@ -79,6 +92,16 @@ impl<'a> From<&'a Job> for Hand<'a> {
             job: Some(job),
         }
     }
+}
+
+/// The destination of the jobs that call a provider: its limits and its circuit breaker are those of the account. A person
+/// is not called.
+#[must_use]
+pub fn destination(provider: &str) -> String {
+    if provider == ManualProvider::NAME {
+        return String::new();
+    }
+    format!("payment:{provider}")
 }
 
 /// Hands legs to providers and hears what they say.
@@ -153,7 +176,7 @@ impl Cashier {
         let hand = hand.into();
         match self.begin(leg_id, attempt, hand.job, false).await? {
             Turn::Over => Ok(Progress::Settled),
-            Turn::Call(call) => self.call(attempt, &call, hand.deadline).await,
+            Turn::Call(call) => self.call(attempt, &call, hand).await,
             Turn::Look(call) => self.look(attempt, &call, hand).await,
         }
     }
@@ -183,12 +206,13 @@ impl Cashier {
     }
 
     /// Step 2 and 3 of a call whose intent is committed.
-    async fn call(&self, attempt: i32, call: &Call, deadline: Instant) -> Result<Progress, Trouble> {
+    async fn call(&self, attempt: i32, call: &Call, hand: Hand<'_>) -> Result<Progress, Trouble> {
         let provider = self.provider(&call.provider)?;
-        let answer = match timeout_at(deadline, provider.refund(&call.request)).await {
+        let answer = match timeout_at(hand.deadline, provider.refund(&call.request)).await {
             Ok(answer) => answer,
             Err(_) => Err(ProviderError::unknown("timeout")),
         };
+        hand.heard(&answer);
         let leg_id = call.request.leg_id;
         match answer {
             Ok(told) => self.hear(leg_id, attempt, &told).await,
@@ -199,7 +223,7 @@ impl Cashier {
                     .await?;
                 Ok(Progress::Settled)
             }
-            Err(ProviderError::Refused { reason, .. }) => match self.find(attempt, call, deadline).await? {
+            Err(ProviderError::Refused { reason, .. }) => match self.find(attempt, call, hand).await? {
                 Found::Told(progress) => Ok(progress),
                 Found::Nothing if self.is_quiet(call) => {
                     self.apply(leg_id, attempt, String::new(), Outcome::Failed { reason })
@@ -223,11 +247,11 @@ impl Cashier {
     /// Finds out what came of an earlier call, and repeats it where that is safe.
     async fn look(&self, attempt: i32, call: &Call, hand: Hand<'_>) -> Result<Progress, Trouble> {
         let leg_id = call.request.leg_id;
-        match self.find(attempt, call, hand.deadline).await? {
+        match self.find(attempt, call, hand).await? {
             Found::Told(progress) => Ok(progress),
             Found::Nothing if self.may_repeat(call)? => {
                 match self.begin(leg_id, attempt, hand.job, true).await? {
-                    Turn::Call(call) => self.call(attempt, &call, hand.deadline).await,
+                    Turn::Call(call) => self.call(attempt, &call, hand).await,
                     Turn::Over | Turn::Look(_) => Ok(Progress::Settled),
                 }
             }
@@ -235,10 +259,12 @@ impl Cashier {
         }
     }
 
-    async fn find(&self, attempt: i32, call: &Call, deadline: Instant) -> Result<Found, Trouble> {
+    async fn find(&self, attempt: i32, call: &Call, hand: Hand<'_>) -> Result<Found, Trouble> {
         let provider = self.provider(&call.provider)?;
-        let answer = timeout_at(deadline, provider.find_refund(&call.request)).await;
-        match answer.unwrap_or_else(|_| Err(ProviderError::transient("timeout", None))) {
+        let answer = timeout_at(hand.deadline, provider.find_refund(&call.request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(ProviderError::transient("timeout", None)));
+        hand.heard(&answer);
+        match answer {
             Ok(Some(told)) => self
                 .hear(call.request.leg_id, attempt, &told)
                 .await
@@ -466,8 +492,8 @@ impl JobHandler for PayCancelled {
 
 /// The job that hands an attempt of a leg to its provider.
 #[must_use]
-pub fn submit_job(tenant: Tenant, order_id: OrderId, leg_id: LegId, attempt: i32) -> NewJob {
-    attempt_job(SUBMIT, tenant, order_id, leg_id, attempt)
+pub fn submit_job(tenant: Tenant, order_id: OrderId, leg: &Leg) -> NewJob {
+    attempt_job(SUBMIT, tenant, order_id, (leg.leg_id, leg.attempt), &leg.provider)
 }
 
 /// The job that pays back what was captured for a cancelled order: all of it, or what came in afterwards.

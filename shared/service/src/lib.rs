@@ -12,6 +12,9 @@
 //!
 //! It decides nothing about orders, and knows no service by name.
 
+mod grpc;
+mod view;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,6 +31,7 @@ use waybill_events::{
 };
 use waybill_kernel::time;
 use waybill_proto::FILE_DESCRIPTOR_SET;
+use waybill_proto::waybill::jobs::v1::job_service_server::JobServiceServer;
 use waybill_rpc::auth::{KeysError, Verifier};
 use waybill_rpc::client::{self, Channel, ConnectError as AddressError, TokenSource};
 use waybill_rpc::server::{ServeError, Server};
@@ -35,9 +39,11 @@ use waybill_runtime::config::ConfigError;
 use waybill_runtime::service::CommonConfig;
 use waybill_runtime::tasks::{GroupError, TaskGroup};
 use waybill_store::durability::{DurabilityError, require_durable};
-use waybill_store::jobs::{JobHandler, JobOptions, JobRunner};
+use waybill_store::jobs::{self, JobHandler, JobOptions, JobRunner, Limits};
 use waybill_store::migrate::{MigrationError, migrate};
 use waybill_store::{ConnectError, Db, DbOptions, MaintenanceOptions, StoreError, maintain};
+
+pub use crate::grpc::JobApi;
 
 /// Why a service could not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +74,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: AddressError,
     },
-    /// What the jobs do outside could not be written down.
-    #[error("the kinds of outside effects could not be written down")]
-    Effects(#[from] StoreError),
+    /// What the service needs in its database could not be written: kinds of outside effects, limits of destinations.
+    #[error("the database could not be prepared")]
+    Prepare(#[from] StoreError),
     /// The backbone could not start.
     #[error("the event backbone could not start")]
     Backbone(#[from] BackboneError),
@@ -152,7 +158,11 @@ impl Service {
             .witness(&witness);
         let server = Server::new(name, verifier, common.limits.clone())
             .grace(common.shutdown_grace)
-            .add(backbone.grpc(), FILE_DESCRIPTOR_SET);
+            .add(backbone.grpc(), FILE_DESCRIPTOR_SET)
+            .add(
+                JobServiceServer::new(JobApi::new(db.clone())),
+                FILE_DESCRIPTOR_SET,
+            );
         Ok(Service {
             common,
             db,
@@ -227,6 +237,16 @@ impl Service {
         self
     }
 
+    /// Sets how much the destinations of jobs bear.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached.
+    pub async fn destinations(self, destinations: Vec<(String, Limits)>) -> Result<Self, StartError> {
+        jobs::declare(&self.db, &destinations).await?;
+        Ok(self)
+    }
+
     /// Carries out the jobs of a kind.
     pub fn work<H: JobHandler>(self, handler: H, options: JobOptions) -> Self {
         let runner = JobRunner::new(self.db.clone(), handler, options);
@@ -270,6 +290,7 @@ impl Service {
         tasks.spawn("backbone health", status.report(reporter, tasks.token()));
         let upkeep = maintain(self.db.clone(), MaintenanceOptions::default(), tasks.token());
         tasks.spawn("upkeep", upkeep);
+        tasks.spawn("figures", jobs::observe(self.db.clone(), tasks.token()));
 
         // A task that fails stops the server, and with it the service.
         let stop = shutdown.child_token();

@@ -126,9 +126,9 @@ fn methods(shop: &Shop) -> anyhow::Result<Vec<Method>> {
     for (endpoint, url) in &shop.stack.context().endpoints {
         for service in pool.services() {
             let package = service.parent_file().package_name().to_owned();
-            // Each service serves the contract of its own name, and that of its log and consumers.
+            // Each service serves the contract of its own name, and those of its log, consumers and jobs.
             let own = package == format!("waybill.{endpoint}.v1");
-            let backbone = package == "waybill.events.v1";
+            let backbone = ["waybill.events.v1", "waybill.jobs.v1"].contains(&package.as_str());
             if own || backbone {
                 for method in service.methods() {
                     found.push(Method::new(endpoint, url, &method)?);

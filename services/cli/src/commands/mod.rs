@@ -2,6 +2,7 @@
 
 pub mod analytics;
 pub mod consumers;
+pub mod jobs;
 pub mod letters;
 pub mod notifications;
 pub mod orders;

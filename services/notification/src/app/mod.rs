@@ -10,6 +10,9 @@ use crate::domain::notification::{Notification, Planned};
 /// The kind of the jobs that send.
 pub const SEND: &str = "notification.send";
 
+/// The destination of the jobs that send: there is one way out, whatever host it leads to.
+pub const SMTP: &str = "smtp";
+
 /// What a job that sends is told.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct SendPayload {
@@ -24,6 +27,7 @@ pub fn job_of_planned(planned: &Planned) -> NewJob {
         notification_id: planned.id
     });
     let job = NewJob::new(SEND, planned.id.to_string(), planned.merchant, payload)
+        .towards(SMTP)
         .for_order(planned.order)
         .traceparent(planned.traceparent.clone());
     // What has just happened is told at once, and not when the database's clock has caught up with the writer's.
@@ -46,6 +50,7 @@ pub fn job_of_waiting(notification: &Notification, round: i64) -> NewJob {
         notification.merchant,
         payload,
     )
+    .towards(SMTP)
     .for_order(notification.order)
     .traceparent(notification.traceparent.clone())
 }

@@ -31,6 +31,9 @@ pub enum SendError {
     /// It was surely not taken, and may be later.
     #[error("not taken for now: {0}")]
     Transient(String),
+    /// It was surely not taken, and no other would have been: the server takes nothing for now.
+    #[error("not taken for now: {0}")]
+    Away(String),
     /// Nobody knows: the connection ended before the answer.
     #[error("no answer: {0}")]
     Unknown(String),

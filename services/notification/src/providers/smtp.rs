@@ -71,6 +71,9 @@ impl Smtp {
             }
             // The text of an answer may repeat the address: only its code is kept.
             Err(error) => match error.status() {
+                Some(code) if code.to_string() == "421" => {
+                    Err(SendError::Away("the mail server answered 421".to_owned()))
+                }
                 Some(code) => Err(SendError::Transient(format!("the mail server answered {code}"))),
                 None if error.is_timeout() => Err(SendError::Unknown(
                     "the mail server did not answer in time".to_owned(),

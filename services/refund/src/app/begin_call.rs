@@ -145,8 +145,8 @@ impl UseCase for FollowUp<'_> {
             workers::RESOLVE,
             place.tenant,
             place.order_id,
-            self.leg_id,
-            self.attempt,
+            (self.leg_id, self.attempt),
+            &place.provider,
         )
         .not_before(now + self.after);
         self.core

@@ -110,7 +110,7 @@ impl Aftermath {
     fn submit(&mut self, tenant: Tenant, order_id: OrderId, legs: &[Leg]) {
         let pending = legs.iter().filter(|leg| leg.state == RefundState::Pending);
         self.jobs
-            .extend(pending.map(|leg| workers::submit_job(tenant, order_id, leg.leg_id, leg.attempt)));
+            .extend(pending.map(|leg| workers::submit_job(tenant, order_id, leg)));
     }
 }
 
@@ -133,11 +133,12 @@ pub fn attempt_job(
     kind: &'static str,
     tenant: Tenant,
     order_id: OrderId,
-    leg_id: LegId,
-    attempt: i32,
+    (leg_id, attempt): (LegId, i32),
+    provider: &str,
 ) -> NewJob {
     let payload = serde_json::json!({ "leg_id": leg_id, "attempt": attempt });
     money_job(kind, format!("{leg_id}:{attempt}"), tenant, order_id, payload)
+        .towards(workers::destination(provider))
 }
 
 /// The order as it must be known: there, and not older than the caller's view of it.

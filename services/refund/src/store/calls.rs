@@ -21,15 +21,17 @@ pub struct Place {
     pub refund_id: RefundId,
     /// The leg.
     pub leg_id: LegId,
+    /// Who carries it out.
+    pub provider: String,
     /// The attempt that was looked for.
     pub attempt: i32,
     /// The attempt the leg is at.
     pub present_attempt: i32,
 }
 
-type PlaceRow = (Uuid, Uuid, Uuid, Uuid, Uuid, i32, i32);
+type PlaceRow = (Uuid, Uuid, Uuid, Uuid, Uuid, String, i32, i32);
 
-fn place((merchant, store, order, refund, leg, attempt, present_attempt): PlaceRow) -> Place {
+fn place((merchant, store, order, refund, leg, provider, attempt, present_attempt): PlaceRow) -> Place {
     Place {
         tenant: Tenant {
             merchant: merchant.into(),
@@ -38,6 +40,7 @@ fn place((merchant, store, order, refund, leg, attempt, present_attempt): PlaceR
         order_id: order.into(),
         refund_id: refund.into(),
         leg_id: leg.into(),
+        provider,
         attempt,
         present_attempt,
     }
@@ -46,7 +49,7 @@ fn place((merchant, store, order, refund, leg, attempt, present_attempt): PlaceR
 /// The leg with this id.
 pub async fn find_leg(conn: &mut PgConnection, leg_id: LegId) -> Result<Option<Place>, StoreError> {
     let row = sqlx::query_as::<_, PlaceRow>(
-        "SELECT r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, l.attempt, l.attempt
+        "SELECT r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, l.provider, l.attempt, l.attempt
          FROM refund_legs l JOIN refunds r USING (refund_id) WHERE l.leg_id = $1",
     )
     .bind(leg_id.uuid())
@@ -65,12 +68,13 @@ pub async fn find_told(
     leg_id: Option<LegId>,
 ) -> Result<Option<Place>, StoreError> {
     let row = sqlx::query_as::<_, PlaceRow>(
-        "SELECT merchant_id, store_id, order_id, refund_id, leg_id, attempt, present_attempt FROM (
-             SELECT 1 AS rank, r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, a.attempt, l.attempt AS present_attempt
+        "SELECT merchant_id, store_id, order_id, refund_id, leg_id, provider, attempt, present_attempt FROM (
+             SELECT 1 AS rank, r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, l.provider, a.attempt,
+                    l.attempt AS present_attempt
              FROM leg_attempts a JOIN refund_legs l USING (leg_id) JOIN refunds r USING (refund_id)
              WHERE a.merchant_id = $1 AND a.store_id = $2 AND a.provider = $3 AND a.provider_refund_id = $4
              UNION ALL
-             SELECT 2, r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, l.attempt, l.attempt
+             SELECT 2, r.merchant_id, r.store_id, r.order_id, r.refund_id, l.leg_id, l.provider, l.attempt, l.attempt
              FROM refund_legs l JOIN refunds r USING (refund_id)
              WHERE l.leg_id = $5 AND r.merchant_id = $1 AND r.store_id = $2 AND l.provider = $3
          ) found ORDER BY rank LIMIT 1",

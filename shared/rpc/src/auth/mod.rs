@@ -19,7 +19,7 @@ pub use issuer::Issuer;
 pub use verifier::{AuthError, Keys, KeysError, Verifier};
 
 /// The scopes that methods name.
-pub const SCOPES: [&str; 13] = [
+pub const SCOPES: [&str; 15] = [
     "orders:read",
     "orders:write",
     "fulfillment:read",
@@ -33,6 +33,8 @@ pub const SCOPES: [&str; 13] = [
     "analytics:read",
     "events:read",
     "events:admin",
+    "jobs:read",
+    "jobs:admin",
 ];
 
 /// Stands for all merchants, or all stores.

@@ -10,9 +10,12 @@
 mod context;
 mod file;
 mod logs;
+mod scrape;
 mod service_field;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -20,7 +23,9 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream,
+};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, InMemorySpanExporter, Sampler, SdkTracerProvider,
@@ -67,6 +72,9 @@ pub struct TelemetryConfig {
     pub span_file: Option<PathBuf>,
     /// The part of new traces that is recorded, 0 to 1. A trace that a caller began follows the caller. Default 1.
     pub sample_ratio: f64,
+    /// Where Prometheus finds the metrics of this process, e.g. `127.0.0.1:9464`: `GET /metrics`, without a token. Beyond
+    /// loopback the neighbours can read them. Default: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Seconds between two exports of metrics. Default 15.
     #[serde(with = "seconds")]
     pub metrics_interval: Duration,
@@ -83,6 +91,7 @@ impl Default for TelemetryConfig {
             otlp_endpoint: None,
             span_file: None,
             sample_ratio: 1.0,
+            metrics_listen: None,
             metrics_interval: Duration::from_secs(15),
             flush_timeout: Duration::from_secs(3),
         }
@@ -141,6 +150,17 @@ pub enum TelemetryError {
         /// What is wrong with it.
         source: opentelemetry_otlp::ExporterBuildError,
     },
+    /// The address for Prometheus cannot be had.
+    #[error("telemetry.metrics_listen: cannot listen on {address}: {source}")]
+    Scrape {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The metrics for Prometheus could not be set up.
+    #[error("telemetry.metrics_listen: the metrics cannot be collected: {0}")]
+    Collector(opentelemetry_sdk::error::OTelSdkError),
     /// The span file could not be opened.
     #[error("cannot append to the span file {}: {source}", path.display())]
     SpanFile {
@@ -216,7 +236,7 @@ fn install<E: SpanExporter + 'static>(
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     let runtime = exporter_runtime(config)?;
-    let (tracers, meters) = {
+    let (tracers, (meters, metrics_addr)) = {
         // OTLP channels belong to the runtime they are made in. They get one of their own, so that the last spans can be
         // sent when the runtime of the process is already going down.
         let _inside = runtime.as_ref().map(tokio::runtime::Runtime::enter);
@@ -249,6 +269,7 @@ fn install<E: SpanExporter + 'static>(
             runtime,
         })),
         timeout: config.flush_timeout,
+        metrics_addr,
     };
     if Registry::default().with(layers).try_init().is_err() {
         return Err(TelemetryError::AlreadyInitialised);
@@ -256,9 +277,18 @@ fn install<E: SpanExporter + 'static>(
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(tracers);
     if let Some(meters) = meters {
+        METRICS_ARE_READ.store(true, Ordering::Relaxed);
         global::set_meter_provider(meters);
     }
     Ok(guard)
+}
+
+static METRICS_ARE_READ: AtomicBool = AtomicBool::new(false);
+
+/// Whether anybody reads the metrics of this process: figures that cost a query need not be taken otherwise.
+#[must_use]
+pub fn metrics_are_read() -> bool {
+    METRICS_ARE_READ.load(Ordering::Relaxed)
 }
 
 /// Libraries whose spans are left out: they would trace the export of traces, and bury ours.
@@ -294,7 +324,7 @@ fn span_filter() -> impl tracing_subscriber::layer::Filter<Registry> + Send + Sy
 }
 
 fn exporter_runtime(config: &TelemetryConfig) -> Result<Option<tokio::runtime::Runtime>, TelemetryError> {
-    if config.otlp_endpoint.is_none() {
+    if config.otlp_endpoint.is_none() && config.metrics_listen.is_none() {
         return Ok(None);
     }
     tokio::runtime::Builder::new_multi_thread()
@@ -352,30 +382,62 @@ fn batches<E: SpanExporter + 'static>(exporter: E) -> BatchSpanProcessor {
         .build()
 }
 
+/// Where histograms of seconds are cut: from a millisecond to five minutes.
+const SECONDS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// The default cuts are meant for milliseconds.
+fn cut_seconds(instrument: &Instrument) -> Option<Stream> {
+    if instrument.unit() != "s" || instrument.kind() != InstrumentKind::Histogram {
+        return None;
+    }
+    let aggregation = Aggregation::ExplicitBucketHistogram {
+        boundaries: SECONDS.to_vec(),
+        record_min_max: true,
+    };
+    Stream::builder().with_aggregation(aggregation).build().ok()
+}
+
+/// The metrics, if anybody reads them, and the address at which Prometheus finds them.
 fn meter_provider(
     config: &TelemetryConfig,
     resource: Resource,
-) -> Result<Option<SdkMeterProvider>, TelemetryError> {
-    let Some(endpoint) = &config.otlp_endpoint else {
-        return Ok(None);
-    };
-    let exporter = opentelemetry_otlp::MetricExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()
-        .map_err(|source| TelemetryError::Endpoint {
-            endpoint: endpoint.clone(),
-            source,
-        })?;
-    let reader = PeriodicReader::builder(exporter)
-        .with_interval(config.metrics_interval)
-        .build();
-    Ok(Some(
-        SdkMeterProvider::builder()
-            .with_resource(resource)
-            .with_reader(reader)
-            .build(),
-    ))
+) -> Result<(Option<SdkMeterProvider>, Option<SocketAddr>), TelemetryError> {
+    if config.otlp_endpoint.is_none() && config.metrics_listen.is_none() {
+        return Ok((None, None));
+    }
+    let mut meters = SdkMeterProvider::builder()
+        .with_resource(resource)
+        .with_view(cut_seconds);
+    if let Some(endpoint) = &config.otlp_endpoint {
+        let exporter = opentelemetry_otlp::MetricExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .build()
+            .map_err(|source| TelemetryError::Endpoint {
+                endpoint: endpoint.clone(),
+                source,
+            })?;
+        let reader = PeriodicReader::builder(exporter)
+            .with_interval(config.metrics_interval)
+            .build();
+        meters = meters.with_reader(reader);
+    }
+    let mut bound = None;
+    if let Some(address) = config.metrics_listen {
+        let registry = prometheus::Registry::new();
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .build()
+            .map_err(TelemetryError::Collector)?;
+        meters = meters.with_reader(reader);
+        let listener = scrape::bind(address)?;
+        bound = listener.local_addr().ok();
+        // On the runtime of telemetry, which this is called inside of.
+        tokio::spawn(scrape::serve(listener, registry));
+    }
+    Ok((Some(meters.build()), bound))
 }
 
 /// Sends what is left when the process ends.
@@ -383,6 +445,7 @@ fn meter_provider(
 pub struct Guard {
     parts: Mutex<Option<Parts>>,
     timeout: Duration,
+    metrics_addr: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -393,6 +456,12 @@ struct Parts {
 }
 
 impl Guard {
+    /// Where Prometheus finds the metrics.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
     /// Sends the spans that have ended so far, so that a reader of the span file sees them. Blocks for at most the flush
     /// timeout; answers whether all was sent.
     pub fn flush(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use uuid::Uuid;
 use waybill_kernel::id::{JobId, MerchantId};
 
@@ -116,6 +117,8 @@ pub async fn dead(db: &Db, kind: &str, after: Option<JobId>, limit: i64) -> Resu
 pub struct Failure {
     /// Which taking of the job it was.
     pub claim: i64,
+    /// When the attempt began; not known of attempts before this was kept.
+    pub began_at: Option<DateTime<Utc>>,
     /// When it was recorded.
     pub failed_at: DateTime<Utc>,
     /// Who had taken it.
@@ -131,7 +134,7 @@ pub struct Failure {
 /// As the database answers.
 pub async fn failures(db: &Db, id: JobId) -> Result<Vec<Failure>, StoreError> {
     let history = sqlx::query_as(
-        "SELECT claim, failed_at, runner, reason FROM job_failures WHERE job_id = $1 ORDER BY claim",
+        "SELECT claim, began_at, failed_at, runner, reason FROM job_failures WHERE job_id = $1 ORDER BY claim LIMIT 1000",
     )
     .bind(id.uuid())
     .fetch_all(db.pool())
@@ -145,15 +148,14 @@ pub async fn failures(db: &Db, id: JobId) -> Result<Vec<Failure>, StoreError> {
 /// # Errors
 ///
 /// As the database answers.
-pub async fn retry_dead(db: &Db, id: JobId) -> Result<bool, StoreError> {
+pub async fn retry_dead(conn: &mut PgConnection, id: JobId) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE jobs SET state = 'waiting', failures = 0, finished_at = NULL, due_at = now()
          WHERE job_id = $1 AND state = 'dead'",
     )
     .bind(id.uuid())
-    .execute(db.pool())
-    .await
-    .map_err(StoreError::at_commit)?;
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -163,14 +165,13 @@ pub async fn retry_dead(db: &Db, id: JobId) -> Result<bool, StoreError> {
 /// # Errors
 ///
 /// As the database answers.
-pub async fn discard(db: &Db, id: JobId) -> Result<bool, StoreError> {
+pub async fn discard(conn: &mut PgConnection, id: JobId) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE jobs SET state = 'done', finished_at = now() WHERE job_id = $1 AND state = 'dead'",
     )
     .bind(id.uuid())
-    .execute(db.pool())
-    .await
-    .map_err(StoreError::at_commit)?;
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -9,13 +9,19 @@
 //! The reasons of failures are kept with the job and logged: they name ids and codes, never a person.
 
 mod admin;
+mod destination;
 mod hold;
 mod lease;
+mod meters;
+#[cfg(test)]
+mod model_tests;
+pub mod operate;
 mod queue;
+pub mod rule;
 mod runner;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -28,8 +34,11 @@ use waybill_runtime::telemetry;
 pub use self::admin::{
     Backlog, DeadJob, Failure, KEEP_DONE, backlog, dead, discard, failures, prune, retry_dead,
 };
+pub use self::destination::{Destination, Limits, declare, destinations, reset};
 pub use self::hold::{Hold, OPERATOR, hold, holds, release};
+pub use self::meters::observe;
 pub use self::queue::{enqueue, insert};
+use self::rule::breaker::Word;
 pub use self::runner::{JobOptions, JobRunner};
 use crate::error::StoreError;
 use crate::tx::Tx;
@@ -64,6 +73,9 @@ pub struct NewJob {
     pub not_before: Option<DateTime<Utc>>,
     /// Which goes first.
     pub priority: Priority,
+    /// Whom it calls, e.g. `smtp:mail.example`; empty for nobody. Jobs towards one destination share its limits and its
+    /// circuit breaker, whatever their kind.
+    pub destination: String,
     /// The trace it continues.
     pub traceparent: Option<String>,
 }
@@ -85,6 +97,7 @@ impl NewJob {
             payload,
             not_before: None,
             priority: Priority::default(),
+            destination: String::new(),
             traceparent: telemetry::current_traceparent(),
         }
     }
@@ -107,6 +120,13 @@ impl NewJob {
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// Names whom it calls. At most 200 characters count.
+    #[must_use]
+    pub fn towards(mut self, destination: impl Into<String>) -> Self {
+        self.destination = destination::fitting(destination.into());
         self
     }
 
@@ -137,7 +157,10 @@ pub struct Job {
     pub created_at: DateTime<Utc>,
     /// The trace it continues.
     pub traceparent: Option<String>,
+    /// Whom it calls; empty for nobody.
+    pub destination: String,
     lease: Arc<lease::Lease>,
+    word: Mutex<Option<Word>>,
 }
 
 impl Job {
@@ -163,6 +186,25 @@ impl Job {
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.deadline().saturating_duration_since(Instant::now())
+    }
+
+    /// Tells that the destination answered, be it with a refusal. The last word of an attempt counts for the destination's
+    /// circuit breaker; a handler that called nobody says nothing.
+    pub fn answered(&self) {
+        self.say(Word::Answered);
+    }
+
+    /// Tells that the destination did not answer, or answered with a fault of its own.
+    pub fn unanswered(&self) {
+        self.say(Word::Failed);
+    }
+
+    fn say(&self, word: Word) {
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    }
+
+    fn word(&self) -> Option<Word> {
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the job done in the handler's own transaction, so that its effect and the end of the job are one. The handler

@@ -40,12 +40,18 @@ pub async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<u64, Sto
     jobs.sort_by_key(|job| (job.kind, &job.key));
     let column = |f: fn(&NewJob) -> Uuid| jobs.iter().map(|job| f(job)).collect::<Vec<Uuid>>();
     let done = sqlx::query(
-        "INSERT INTO jobs (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, due_at)
+        "WITH first_seen AS (
+             INSERT INTO job_destination (destination)
+             SELECT DISTINCT name FROM UNNEST($10::text[]) AS u (name)
+             WHERE NOT EXISTS (SELECT FROM job_destination d WHERE d.destination = u.name)
+             ORDER BY name ON CONFLICT DO NOTHING
+         )
+         INSERT INTO jobs (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, due_at, destination)
          SELECT job_id, kind, key, merchant_id, order_id, payload, traceparent, priority,
-                coalesce(not_before, now())
+                coalesce(not_before, now()), destination
          FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::jsonb[], $7::text[],
-                     $8::smallint[], $9::timestamptz[])
-              AS new (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, not_before)
+                     $8::smallint[], $9::timestamptz[], $10::text[])
+              AS new (job_id, kind, key, merchant_id, order_id, payload, traceparent, priority, not_before, destination)
          ON CONFLICT (kind, key) DO NOTHING",
     )
     .bind(column(|_| JobId::generate().uuid()))
@@ -61,6 +67,11 @@ pub async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<u64, Sto
     )
     .bind(jobs.iter().map(|job| job.priority as i16).collect::<Vec<_>>())
     .bind(jobs.iter().map(|job| job.not_before).collect::<Vec<_>>())
+    .bind(
+        jobs.iter()
+            .map(|job| job.destination.as_str())
+            .collect::<Vec<_>>(),
+    )
     .execute(conn)
     .await?;
     Ok(done.rows_affected())
@@ -78,58 +89,37 @@ pub(super) struct Taken {
     pub(super) created_at: DateTime<Utc>,
     pub(super) claims: i64,
     pub(super) failures: i32,
+    pub(super) destination: String,
     /// Its lease expired once too often: it is dead and not to be run.
     pub(super) dead: bool,
 }
 
-/// Takes up to `limit` jobs that are due, high priority first, skipping what others are taking at this moment.
-///
-/// Of a kind that is held, nothing is taken.
-///
-/// A job whose lease has expired is taken over; that counts as a failure, so that a job that kills its process does not
-/// kill one after the other for ever.
-pub(super) async fn take(
-    conn: &mut PgConnection,
-    kind: &str,
-    limit: i64,
-    lease: Duration,
-    max_attempts: i32,
-    runner: &str,
-) -> Result<Vec<Taken>, StoreError> {
+/// What a runner asks for.
+pub(super) struct Wish<'a> {
+    pub(super) kind: &'a str,
+    pub(super) slots: usize,
+    /// How many of them go by age; see [`Turns`](super::rule::turn::Turns).
+    pub(super) aged: usize,
+    pub(super) lease: Duration,
+    pub(super) max_attempts: u32,
+    pub(super) runner: &'a str,
+}
+
+/// Takes jobs that are due, as far as nothing holds them and their destinations have room. One round trip; the rules are
+/// in the function.
+pub(super) async fn take(conn: &mut PgConnection, wish: &Wish<'_>) -> Result<Vec<Taken>, StoreError> {
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let taken = sqlx::query_as(
-        "WITH due AS MATERIALIZED (
-             SELECT j.* FROM UNNEST(ARRAY[0, 1, 2]::smallint[]) AS p (priority)
-             -- Pulled one priority after the other and no further than needed: only what is taken gets locked.
-             CROSS JOIN LATERAL (
-                 SELECT job_id, state, claims, failures, runner FROM jobs
-                 WHERE kind = $1 AND priority = p.priority AND state IN ('waiting', 'running') AND due_at <= now()
-                 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-             ) j
-             WHERE NOT EXISTS (SELECT FROM job_hold WHERE kind = $1)
-             LIMIT $2
-         ), lapsed AS (
-             INSERT INTO job_failures (job_id, claim, runner, reason)
-             SELECT job_id, claims, runner, 'the lease expired' FROM due WHERE state = 'running'
-             RETURNING job_id, reason
-         )
-         UPDATE jobs SET
-             claims = jobs.claims + 1,
-             failures = due.failures + (due.state = 'running')::int,
-             state = CASE WHEN due.state = 'running' AND due.failures + 1 >= $4 THEN 'dead' ELSE 'running' END,
-             finished_at = CASE WHEN due.state = 'running' AND due.failures + 1 >= $4 THEN now() END,
-             due_at = now() + make_interval(secs => $3),
-             last_error = coalesce(lapsed.reason, jobs.last_error),
-             runner = $5
-         FROM due LEFT JOIN lapsed USING (job_id)
-         WHERE jobs.job_id = due.job_id
-         RETURNING jobs.job_id, jobs.key, jobs.merchant_id, jobs.order_id, jobs.payload, jobs.traceparent,
-                   jobs.created_at, jobs.claims, jobs.failures, jobs.state = 'dead' AS dead",
+        "SELECT job_id, key, merchant_id, order_id, payload, traceparent, created_at, claims, failures, destination,
+                state = 'dead' AS dead
+         FROM take_jobs($1, $2, $3, make_interval(secs => $4), $5, $6)",
     )
-    .bind(kind)
-    .bind(limit)
-    .bind(lease.as_secs_f64())
-    .bind(max_attempts)
-    .bind(runner)
+    .bind(wish.kind)
+    .bind(count(wish.slots))
+    .bind(count(wish.aged))
+    .bind(wish.lease.as_secs_f64())
+    .bind(i32::try_from(wish.max_attempts).unwrap_or(i32::MAX))
+    .bind(wish.runner)
     .fetch_all(conn)
     .await
     .map_err(StoreError::at_commit)?;
@@ -225,10 +215,10 @@ pub(super) async fn fail(
                  finished_at = CASE WHEN $4::float8 IS NULL THEN now() END,
                  due_at = now() + make_interval(secs => coalesce($4::float8, 0))
              WHERE job_id = $1 AND claims = $2 AND state = 'running'
-             RETURNING job_id, claims, runner
+             RETURNING job_id, claims, runner, taken_at
          )
-         INSERT INTO job_failures (job_id, claim, runner, reason)
-         SELECT job_id, claims, runner, $3 FROM failed",
+         INSERT INTO job_failures (job_id, claim, began_at, runner, reason)
+         SELECT job_id, claims, taken_at, runner, $3 FROM failed",
     )
     .bind(id.uuid())
     .bind(claim)

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,8 +16,12 @@ use tracing::Instrument;
 use waybill_kernel::id::JobId;
 use waybill_runtime::{tasks, telemetry};
 
+use super::destination;
 use super::lease::{Lease, Leases};
-use super::queue::{self, Taken};
+use super::meters::Meters;
+use super::queue::{self, Taken, Wish};
+use super::rule::job::Verdict;
+use super::rule::turn::Turns;
 use super::{Done, Job, JobError, JobHandler};
 use crate::backoff::Backoff;
 use crate::db::Db;
@@ -74,6 +78,7 @@ struct Shared<H> {
     /// Who took it, for people who read the table.
     name: String,
     leases: Leases,
+    meters: Meters,
 }
 
 impl<H: JobHandler> JobRunner<H> {
@@ -88,12 +93,14 @@ impl<H: JobHandler> JobRunner<H> {
             ..options
         };
         let name = format!("{}/{}", std::process::id(), JobId::generate());
+        let meters = Meters::new(db.schema(), H::KIND);
         let shared = Shared {
             db,
             handler,
             options,
             name,
             leases: Leases::default(),
+            meters,
         };
         JobRunner {
             shared: Arc::new(shared),
@@ -118,12 +125,14 @@ async fn take_and_run<H: JobHandler>(shared: &Arc<Shared<H>>, shutdown: &Cancell
     let bell = shared.db.bell(H::KIND);
     let mut running = JoinSet::new();
     let mut refused = 0;
+    let mut turns = Turns::default();
     while !shutdown.is_cancelled() {
         let free = shared.options.concurrency - running.len();
         let mut pause = shared.options.poll;
-        match shared.take(free).await {
+        match shared.take(free, turns.aged(free)).await {
             Ok(jobs) => {
                 refused = 0;
+                turns.took(jobs.len());
                 let all_there_was = jobs.len() < free;
                 for job in jobs.into_iter().flatten() {
                     running.spawn(work(Arc::clone(shared), job));
@@ -206,19 +215,18 @@ async fn keep_leases<H: JobHandler>(shared: &Shared<H>) -> Infallible {
 
 impl<H: JobHandler> Shared<H> {
     /// Takes up to `free` jobs. One that died by an expired lease is among them as `None`.
-    async fn take(&self, free: usize) -> Result<Vec<Option<Job>>, StoreError> {
-        let options = &self.options;
+    async fn take(&self, free: usize, aged: usize) -> Result<Vec<Option<Job>>, StoreError> {
         let mut conn = self.db.pool().acquire().await?;
         let asked = Instant::now();
-        let taken = queue::take(
-            &mut conn,
-            H::KIND,
-            i64::try_from(free).unwrap_or(i64::MAX),
-            options.lease,
-            i32::try_from(options.max_attempts).unwrap_or(i32::MAX),
-            &self.name,
-        )
-        .await?;
+        let wish = Wish {
+            kind: H::KIND,
+            slots: free,
+            aged,
+            lease: self.options.lease,
+            max_attempts: self.options.max_attempts,
+            runner: &self.name,
+        };
+        let taken = queue::take(&mut conn, &wish).await?;
         Ok(taken.into_iter().map(|job| self.hold(job, asked)).collect())
     }
 
@@ -239,7 +247,9 @@ impl<H: JobHandler> Shared<H> {
             attempt: taken.failures.unsigned_abs() + 1,
             created_at: taken.created_at,
             traceparent: taken.traceparent,
+            destination: taken.destination,
             lease,
+            word: Mutex::default(),
         })
     }
 }
@@ -260,9 +270,13 @@ async fn work<H: JobHandler>(shared: Arc<Shared<H>>, job: Job) {
     }
     async {
         let lost = job.lease.lost();
+        let began = Instant::now();
         let outcome = tokio::select! {
             outcome = AssertUnwindSafe(shared.handler.run(&job)).catch_unwind() => outcome,
-            () = lost.cancelled() => return tracing::warn!("the lease was lost; another runner takes over"),
+            () = lost.cancelled() => {
+                shared.meters.lost();
+                return tracing::warn!("the lease was lost; another runner takes over");
+            }
         };
         let outcome = outcome.unwrap_or_else(|panic| {
             Err(JobError::retry(format!(
@@ -270,45 +284,42 @@ async fn work<H: JobHandler>(shared: Arc<Shared<H>>, job: Job) {
                 tasks::panic_text(&*panic)
             )))
         });
-        settle(&shared, &job, outcome).await;
+        settle(&shared, &job, outcome, began.elapsed()).await;
     }
     .instrument(span)
     .await;
     shared.leases.release(job.id);
 }
 
-/// What is written down about an attempt.
-enum Verdict {
-    Finished,
-    Again { after: Duration, went_well: bool },
-    Failed { reason: String, retry: Option<Duration> },
+/// What an outcome means for the job, and why it failed if it did.
+fn judge(options: &JobOptions, attempt: u32, outcome: Result<Done, JobError>) -> (Verdict, String) {
+    let again = |after: Duration, went_well| Verdict::Again {
+        after: after.min(LONGEST_WAIT),
+        went_well,
+    };
+    match outcome {
+        Ok(Done::Finished) => (Verdict::Finished, String::new()),
+        Ok(Done::Again { after }) => (again(after, true), String::new()),
+        Err(JobError::NotTried { after, reason }) => (again(after, false), storable(&reason)),
+        Err(JobError::Retry { after, reason }) => {
+            let wait = after.unwrap_or_else(|| options.backoff.delay(attempt));
+            let retry = (attempt < options.max_attempts).then(|| wait.min(LONGEST_WAIT));
+            (Verdict::Failed { retry }, storable(&reason))
+        }
+        Err(JobError::Dead { reason }) => (Verdict::Failed { retry: None }, storable(&reason)),
+    }
 }
 
-impl Verdict {
-    fn of(options: &JobOptions, attempt: u32, outcome: Result<Done, JobError>) -> Verdict {
-        match outcome {
-            Ok(Done::Finished) => Verdict::Finished,
-            Ok(Done::Again { after }) => Verdict::Again {
-                after: after.min(LONGEST_WAIT),
-                went_well: true,
-            },
-            Err(JobError::NotTried { after, .. }) => Verdict::Again {
-                after: after.min(LONGEST_WAIT),
-                went_well: false,
-            },
-            Err(JobError::Retry { after, reason }) => Verdict::Failed {
-                reason: storable(&reason),
-                retry: (attempt < options.max_attempts).then(|| {
-                    after
-                        .unwrap_or_else(|| options.backoff.delay(attempt))
-                        .min(LONGEST_WAIT)
-                }),
-            },
-            Err(JobError::Dead { reason }) => Verdict::Failed {
-                reason: storable(&reason),
-                retry: None,
-            },
-        }
+fn tell(verdict: &Verdict, reason: &str) {
+    match verdict {
+        Verdict::Failed { retry: Some(after) } => tracing::warn!(
+            reason,
+            retry_in_ms = after.as_millis(),
+            "job failed; it is tried again"
+        ),
+        Verdict::Failed { retry: None } => tracing::error!(reason, "job is dead; it waits for a person"),
+        Verdict::Again { went_well: false, .. } => tracing::info!(reason, "job was not tried"),
+        Verdict::Finished | Verdict::Again { .. } => {}
     }
 }
 
@@ -319,30 +330,26 @@ fn storable(reason: &str) -> String {
 
 /// Writes the verdict down, repeatedly while the lease lasts: what was done outside should not be done again only because
 /// the database was away for a moment.
-async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Done, JobError>) {
-    if let Err(JobError::NotTried { reason, .. }) = &outcome {
-        tracing::info!(reason, "job was not tried");
-    }
-    let verdict = Verdict::of(&shared.options, job.attempt, outcome);
-    match &verdict {
-        Verdict::Failed {
-            reason,
-            retry: Some(after),
-        } => {
-            tracing::warn!(
-                reason,
-                retry_in_ms = after.as_millis(),
-                "job failed; it is tried again"
-            );
-        }
-        Verdict::Failed { reason, retry: None } => {
-            tracing::error!(reason, "job is dead; it waits for a person");
-        }
-        Verdict::Finished | Verdict::Again { .. } => {}
+async fn settle<H: JobHandler>(
+    shared: &Shared<H>,
+    job: &Job,
+    outcome: Result<Done, JobError>,
+    took: Duration,
+) {
+    let (verdict, reason) = judge(&shared.options, job.attempt, outcome);
+    tell(&verdict, &reason);
+    shared.meters.ended(&verdict, took);
+    // Before the job is let go: the next one towards a destination that fails must know it.
+    if let Some(word) = job.word().filter(|_| !job.destination.is_empty())
+        && let Err(error) = destination::heard(&shared.db, &job.destination, word).await
+    {
+        // It will be told again by the next one.
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(error, "what a destination told could not be written");
     }
     let mut tries = 0;
     loop {
-        let error = match write_down(shared, job, &verdict).await {
+        let error = match write_down(shared, job, &verdict, &reason).await {
             Ok(true) => return,
             Ok(false) => return tracing::warn!("the lease was lost; this attempt does not count"),
             Err(error @ (StoreError::Unavailable { .. } | StoreError::Retry(_))) => error,
@@ -366,14 +373,17 @@ async fn settle<H: JobHandler>(shared: &Shared<H>, job: &Job, outcome: Result<Do
     }
 }
 
-async fn write_down<H>(shared: &Shared<H>, job: &Job, verdict: &Verdict) -> Result<bool, StoreError> {
+async fn write_down<H>(
+    shared: &Shared<H>,
+    job: &Job,
+    verdict: &Verdict,
+    reason: &str,
+) -> Result<bool, StoreError> {
     let claim = job.lease.claim();
     let mut conn = shared.db.pool().acquire().await?;
-    match verdict {
+    match *verdict {
         Verdict::Finished => queue::finish(&mut conn, job.id, claim).await,
-        Verdict::Again { after, went_well } => {
-            queue::again(&mut conn, job.id, claim, *after, *went_well).await
-        }
-        Verdict::Failed { reason, retry } => queue::fail(&mut conn, job.id, claim, reason, *retry).await,
+        Verdict::Again { after, went_well } => queue::again(&mut conn, job.id, claim, after, went_well).await,
+        Verdict::Failed { retry } => queue::fail(&mut conn, job.id, claim, reason, retry).await,
     }
 }

@@ -73,7 +73,8 @@ async fn what_keeps_failing_dies_and_waits_for_a_person() -> anyhow::Result<()> 
     assert_eq!(jobs::backlog(&db).await?[0].dead, 1);
 
     healed.store(true, Ordering::SeqCst);
-    assert!(jobs::retry_dead(&db, dead[0].id).await?);
+    let mut conn = db.pool().acquire().await?;
+    assert!(jobs::retry_dead(&mut conn, dead[0].id).await?);
     all(&db, "done").await;
     runner.stop().await?;
     assert_eq!(
@@ -82,7 +83,7 @@ async fn what_keeps_failing_dies_and_waits_for_a_person() -> anyhow::Result<()> 
         "its history stays"
     );
     assert!(
-        !jobs::retry_dead(&db, dead[0].id).await?,
+        !jobs::retry_dead(&mut conn, dead[0].id).await?,
         "it is not dead any more"
     );
     Ok(())
@@ -107,8 +108,9 @@ async fn the_hopeless_die_at_once_and_can_be_discarded() -> anyhow::Result<()> {
     let dead = jobs::dead(&db, KIND, None, 10).await?;
     assert_eq!(dead[0].failures, 1);
     assert!(dead[0].last_error.contains("amount"), "{}", dead[0].last_error);
-    assert!(jobs::discard(&db, dead[0].id).await?);
-    assert!(!jobs::discard(&db, dead[0].id).await?);
+    let mut conn = db.pool().acquire().await?;
+    assert!(jobs::discard(&mut conn, dead[0].id).await?);
+    assert!(!jobs::discard(&mut conn, dead[0].id).await?);
     all(&db, "done").await;
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Jobs are written with their cause, done at least once, and settled by one runner only.
 
+mod destinations;
 mod failing;
 mod holding;
 mod leases;
 mod queueing;
+mod races;
 
 use std::sync::Arc;
 use std::time::Duration;

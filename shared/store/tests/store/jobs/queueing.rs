@@ -332,6 +332,6 @@ async fn taking_a_job_reads_no_other_jobs() -> anyhow::Result<()> {
     db.close().await;
     // Each of the fifty is written, taken and finished: a handful of reads.
     let read = rows_read(&mut admin).await? - before;
-    assert!((50..2000).contains(&read), "{read} rows were read");
+    assert!((50..5000).contains(&read), "{read} rows were read");
     Ok(())
 }
