@@ -39,6 +39,12 @@ mod status;
 mod store;
 mod witness;
 
+/// Where a relay goes on: the pure rule, for those who simulate it.
+pub mod resume {
+    pub use crate::nats::Tail;
+    pub use crate::relay::resume::{Differs, Place, Resume, decide};
+}
+
 pub use backbone::{
     Backbone, BackboneError, PROOF_TIME, Peers, register_effects, resume_consumer, stop_consumer,
 };

@@ -100,17 +100,26 @@ pub(crate) enum EnsureError {
 
 /// The end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tail {
+pub enum Tail {
     /// It holds no event. `last_sequence` is not 0 when it held some.
-    Empty { last_sequence: u64 },
+    Empty {
+        /// The last number it gave away.
+        last_sequence: u64,
+    },
     /// The last event. Behind it there may be messages that are no events, up to `last_sequence`.
     Event {
+        /// The last number it gave away.
         last_sequence: u64,
+        /// Where the event stands in its log.
         position: Position,
+        /// The event.
         event_id: EventId,
     },
     /// The last messages are no events.
-    Unreadable { last_sequence: u64 },
+    Unreadable {
+        /// The last number it gave away.
+        last_sequence: u64,
+    },
 }
 
 impl Nats {

@@ -6,7 +6,7 @@
 //! on none of it: they follow `prev` and read the log.
 
 mod proof;
-mod resume;
+pub(crate) mod resume;
 mod window;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use crate::position::Position;
 
 /// Where to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Resume {
+pub struct Resume {
     /// Publish what comes after this place of the log …
     pub after: Position,
     /// … expecting the stream to end at this sequence.
@@ -16,7 +16,7 @@ pub(super) struct Resume {
 
 /// What the log says about the place of the stream's last event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     /// The event that the log has there.
     pub in_log: Option<Uuid>,
     /// The last generation that was begun by a recovery.
@@ -27,7 +27,7 @@ pub(super) struct Place {
 
 /// The stream tells of a history that the log does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Differs {
+pub struct Differs {
     /// In words.
     pub reason: String,
     /// Whether the log is to be fenced: it may have lost events that others acted on.
@@ -36,7 +36,7 @@ pub(super) struct Differs {
 
 /// Decides. `acknowledged` is the last event that this relay knows the stream took; `run_up` a place shortly before the
 /// head of the log, from before the stream came into being.
-pub(super) fn decide(
+pub fn decide(
     tail: &Tail,
     place: Option<&Place>,
     acknowledged: Option<Position>,
