@@ -1,12 +1,12 @@
 //! An event as a NATS message: CloudEvents attributes as headers (binary mode), the protobuf payload as the body.
 //!
-//! A payload beyond [`INLINE_LIMIT`] travels as a reference: the header [`REFERENCE`] stands instead of the body, and the
+//! A payload beyond [`INLINE_LIMIT`] travels as a reference: the header `waybill-body-bytes` stands instead of the body, and the
 //! reader gets the event from the producer's log. A message that cannot be read is no reason to stop: the log is the
 //! truth, and the missing link in the chain of `prev` will be noticed.
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -16,23 +16,40 @@ use crate::position::Position;
 /// The largest payload that travels in the message itself.
 pub const INLINE_LIMIT: usize = 256 * 1024;
 
-const ID: &str = "ce-id";
-const TYPE: &str = "ce-type";
-const SOURCE: &str = "ce-source";
-const TIME: &str = "ce-time";
-const SPEC_VERSION: &str = "ce-specversion";
-const CONTENT_TYPE: &str = "content-type";
+/// The name of a header. As a text the client would check and copy it for each message; as it is here it takes it as it
+/// is.
+#[derive(Debug)]
+struct Header {
+    text: &'static str,
+    name: HeaderName,
+}
+
+impl Header {
+    const fn of(text: &'static str) -> Header {
+        Header {
+            text,
+            name: HeaderName::from_static(text),
+        }
+    }
+}
+
+static ID: Header = Header::of("ce-id");
+static TYPE: Header = Header::of("ce-type");
+static SOURCE: Header = Header::of("ce-source");
+static TIME: Header = Header::of("ce-time");
+static SPEC_VERSION: Header = Header::of("ce-specversion");
+static CONTENT_TYPE: Header = Header::of("content-type");
 /// Where the event stands in its log.
-pub const POSITION: &str = "waybill-position";
-const PREV: &str = "waybill-prev";
-const MERCHANT: &str = "waybill-merchant";
-const STORE: &str = "waybill-store";
-const KEY: &str = "waybill-key";
-const AGGREGATE: &str = "waybill-aggregate";
-const VERSION: &str = "waybill-version";
-const TRACEPARENT: &str = "traceparent";
+static POSITION: Header = Header::of("waybill-position");
+static PREV: Header = Header::of("waybill-prev");
+static MERCHANT: Header = Header::of("waybill-merchant");
+static STORE: Header = Header::of("waybill-store");
+static KEY: Header = Header::of("waybill-key");
+static AGGREGATE: Header = Header::of("waybill-aggregate");
+static VERSION: Header = Header::of("waybill-version");
+static TRACEPARENT: Header = Header::of("traceparent");
 /// Present when the body is left out: its size in bytes.
-pub const REFERENCE: &str = "waybill-body-bytes";
+static REFERENCE: Header = Header::of("waybill-body-bytes");
 
 /// The stream of a service.
 #[must_use]
@@ -83,34 +100,33 @@ pub struct Incoming {
 #[must_use]
 pub fn pack(event: &Event, payload_bytes: usize) -> Outgoing {
     let mut headers = HeaderMap::new();
-    headers.insert(ID, event.event_id.to_string());
-    headers.insert(TYPE, event.type_name.as_str());
-    headers.insert(SOURCE, format!("/waybill/{}", event.source));
-    headers.insert(
-        TIME,
-        event.occurred_at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
-    );
-    headers.insert(SPEC_VERSION, "1.0");
-    headers.insert(CONTENT_TYPE, "application/protobuf");
-    headers.insert(POSITION, event.position.to_string());
-    headers.insert(PREV, event.prev.to_string());
-    headers.insert(MERCHANT, event.merchant.to_string());
+    let mut set = |header: &Header, value: HeaderValue| headers.insert(header.name.clone(), value);
+    set(&ID, event.event_id.to_string().into());
+    set(&TYPE, event.type_name.as_str().into());
+    set(&SOURCE, format!("/waybill/{}", event.source).into());
+    let time = event.occurred_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    set(&TIME, time.into());
+    set(&SPEC_VERSION, "1.0".into());
+    set(&CONTENT_TYPE, "application/protobuf".into());
+    set(&POSITION, event.position.to_string().into());
+    set(&PREV, event.prev.to_string().into());
+    set(&MERCHANT, event.merchant.to_string().into());
     if let Some(store) = event.store {
-        headers.insert(STORE, store.to_string());
+        set(&STORE, store.to_string().into());
     }
-    headers.insert(KEY, event.key.to_string());
-    headers.insert(AGGREGATE, event.aggregate.to_string());
-    headers.insert(VERSION, event.version.to_string());
+    set(&KEY, event.key.to_string().into());
+    set(&AGGREGATE, event.aggregate.to_string().into());
+    set(&VERSION, event.version.into());
     // The only text here that a caller of ours may have made up: a line break in it would end the header.
     if let Some(traceparent) = event
         .traceparent
         .as_deref()
         .filter(|text| text.bytes().all(|b| b.is_ascii_graphic()))
     {
-        headers.insert(TRACEPARENT, traceparent);
+        set(&TRACEPARENT, traceparent.into());
     }
     let body = if payload_bytes > INLINE_LIMIT {
-        headers.insert(REFERENCE, payload_bytes.to_string());
+        set(&REFERENCE, payload_bytes.into());
         Bytes::new()
     } else {
         event.payload.clone()
@@ -124,7 +140,7 @@ pub fn pack(event: &Event, payload_bytes: usize) -> Outgoing {
 
 /// Makes the message part of another span than the one that wrote the event.
 pub fn set_traceparent(outgoing: &mut Outgoing, traceparent: &str) {
-    outgoing.headers.insert(TRACEPARENT, traceparent);
+    outgoing.headers.insert(TRACEPARENT.name.clone(), traceparent);
 }
 
 /// Reads a message of the stream of `source`.
@@ -139,32 +155,32 @@ pub fn unpack(
     body: Bytes,
 ) -> Result<Incoming, MalformedEvent> {
     let headers = headers.ok_or(MalformedEvent::missing("headers"))?;
-    let time = required(headers, TIME)?;
+    let time = required(headers, &TIME)?;
     let event = Event {
-        position: parse(POSITION, required(headers, POSITION)?)?,
-        prev: parse(PREV, required(headers, PREV)?)?,
-        event_id: parse(ID, required(headers, ID)?)?,
+        position: parse(POSITION.text, required(headers, &POSITION)?)?,
+        prev: parse(PREV.text, required(headers, &PREV)?)?,
+        event_id: parse(ID.text, required(headers, &ID)?)?,
         source: Arc::clone(source),
-        type_name: required(headers, TYPE)?.to_owned(),
-        merchant: parse(MERCHANT, required(headers, MERCHANT)?)?,
-        store: optional(headers, STORE)
-            .map(|text| parse(STORE, text))
+        type_name: required(headers, &TYPE)?.to_owned(),
+        merchant: parse(MERCHANT.text, required(headers, &MERCHANT)?)?,
+        store: optional(headers, &STORE)
+            .map(|text| parse(STORE.text, text))
             .transpose()?,
-        key: parse(KEY, required(headers, KEY)?)?,
+        key: parse(KEY.text, required(headers, &KEY)?)?,
         vpartition: subject
             .split('.')
             .nth(4)
             .and_then(|token| token.parse().ok())
             .ok_or_else(|| MalformedEvent::of("subject", &subject))?,
-        aggregate: parse(AGGREGATE, required(headers, AGGREGATE)?)?,
-        version: parse(VERSION, required(headers, VERSION)?)?,
+        aggregate: parse(AGGREGATE.text, required(headers, &AGGREGATE)?)?,
+        version: parse(VERSION.text, required(headers, &VERSION)?)?,
         payload: body,
-        traceparent: optional(headers, TRACEPARENT).map(str::to_owned),
+        traceparent: optional(headers, &TRACEPARENT).map(str::to_owned),
         occurred_at: DateTime::parse_from_rfc3339(time)
-            .map_err(|_| MalformedEvent::of(TIME, &time))?
+            .map_err(|_| MalformedEvent::of(TIME.text, &time))?
             .with_timezone(&Utc),
     };
-    let complete = headers.get(REFERENCE).is_none();
+    let complete = optional(headers, &REFERENCE).is_none();
     Ok(Incoming {
         event: event.checked()?,
         complete,
@@ -178,17 +194,19 @@ pub fn unpack(
 /// When it is no event of a log; the error names the header.
 pub fn identify(headers: &HeaderMap) -> Result<(Position, waybill_kernel::id::EventId), MalformedEvent> {
     Ok((
-        parse(POSITION, required(headers, POSITION)?)?,
-        parse(ID, required(headers, ID)?)?,
+        parse(POSITION.text, required(headers, &POSITION)?)?,
+        parse(ID.text, required(headers, &ID)?)?,
     ))
 }
 
-fn optional<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<&'h str> {
-    headers.get(name).map(async_nats::HeaderValue::as_str)
+fn optional<'h>(headers: &'h HeaderMap, header: &Header) -> Option<&'h str> {
+    headers
+        .get(header.name.clone())
+        .map(async_nats::HeaderValue::as_str)
 }
 
-fn required<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, MalformedEvent> {
-    optional(headers, name).ok_or(MalformedEvent::missing(name))
+fn required<'h>(headers: &'h HeaderMap, header: &Header) -> Result<&'h str, MalformedEvent> {
+    optional(headers, header).ok_or(MalformedEvent::missing(header.text))
 }
 
 #[cfg(test)]
@@ -219,13 +237,13 @@ mod tests {
         /// A header that is missing or spoiled is refused, never guessed.
         #[test]
         fn spoiled_messages_are_refused(event in any_event(), which in 0usize..9, text in "[^0-9a-zA-Z]{0,10}") {
-            let name = [ID, TYPE, TIME, POSITION, PREV, MERCHANT, KEY, AGGREGATE, VERSION][which];
+            let name = [&ID, &TYPE, &TIME, &POSITION, &PREV, &MERCHANT, &KEY, &AGGREGATE, &VERSION][which].text;
             let out = pack(&event, event.payload.len());
             let mut spoiled = HeaderMap::new();
             for (header, values) in out.headers.iter() {
                 let header: &str = header.as_ref();
                 if header == name {
-                    if name != TYPE {
+                    if name != TYPE.text {
                         spoiled.insert(header, text.replace(['\r', '\n'], ""));
                     }
                 } else if let Some(value) = values.first() {
