@@ -2,12 +2,14 @@
 
 mod consumers;
 mod jobs;
+mod log;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use consumers::{ConsumersCommand, LetterRef, LettersCommand};
+pub use log::{EffectsCommand, LogCommand};
 
 pub use self::jobs::{JobStateArg, JobsCommand};
 use crate::bench::args::BenchCommand;
@@ -87,6 +89,14 @@ pub enum Command {
     /// See what the services do outside, repeat or give up what failed, stop kinds of it.
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Look after the event logs when a database lost commits: a failover to a standby that lagged, a restore.
+    ///
+    /// A service that notices stops writing and stops its work outside. In this order: `log status` tells what is known,
+    /// `log recover` lets the log go on from what survived, `log orphans` and `log phantoms` list what was lost, `log effects`
+    /// settles refunds and mails of the lost history and lets the work outside go on. deploy/runbooks/lost-commits.md is the
+    /// long form.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Draw the trace with this id from a file of spans.
     Trace {
         /// Trace id, 32 hex digits.

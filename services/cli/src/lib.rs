@@ -79,6 +79,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Consumers(command) => commands::consumers::run(&session()?, command, json).await,
         Command::Letters(command) => commands::letters::run(&session()?, command, json).await,
         Command::Jobs(command) => commands::jobs::run(&session()?, command, json).await,
+        Command::Log(command) => commands::log::run(&session()?, command, json).await,
         Command::Trace { trace_id, spans } => {
             let file = match spans {
                 Some(file) => file,

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
 use waybill_proto::waybill::events::v1::consumer_service_client::ConsumerServiceClient;
+use waybill_proto::waybill::events::v1::history_service_client::HistoryServiceClient;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::jobs::v1::job_service_client::JobServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
@@ -141,6 +142,18 @@ impl Session {
         Ok(asked
             .map(|(name, channel)| (name.clone(), ConsumerServiceClient::new(channel.clone())))
             .collect())
+    }
+
+    /// Client for the history of the event log of a service: what to do when its database lost commits.
+    pub fn history(&self, service: &str) -> anyhow::Result<HistoryServiceClient<Channel>> {
+        let channel = self.system.get(service).with_context(|| {
+            let known: Vec<&str> = self.system.keys().map(String::as_str).collect();
+            format!(
+                "there is no way to the log of {service:?}: the context file has a system_token and an address for {}",
+                if known.is_empty() { "no service".to_owned() } else { known.join(", ") }
+            )
+        })?;
+        Ok(HistoryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20))
     }
 
     fn channel(&self, service: &str) -> anyhow::Result<Channel> {

@@ -6,6 +6,7 @@
 //! - [`workers`] sends them: it asks the [`owners`] what a message says, fills the templates ([`render`]) and hands it to
 //!   a carrier ([`providers`]).
 //! - [`app`] holds the steps of it, each one transaction; [`events`] tells the others how a message ended.
+//! - [`effects`] settles what a history that was lost may have sent, when commits were lost.
 //! - [`grpc`] shows the decisions and sets brands.
 //!
 //! It owns brands and decisions about messages. It keeps no address and no name: those are asked for at the moment of
@@ -15,6 +16,7 @@ pub mod app;
 pub mod config;
 pub mod consumers;
 pub mod domain;
+pub mod effects;
 pub mod error;
 pub mod events;
 pub mod grpc;
@@ -40,6 +42,7 @@ use waybill_store::jobs::JobOptions;
 
 pub use crate::config::Config;
 use crate::consumers::{Messages, SOURCES};
+use crate::effects::Mails;
 use crate::grpc::Grpc;
 use crate::owners::Owners;
 use crate::providers::smtp::Smtp;
@@ -94,6 +97,11 @@ impl App {
                 follow_up_patience: config.follow_up_patience,
                 max_attempts: config.max_attempts,
             };
+            let effects = Mails {
+                db: base.db().clone(),
+                log: base.log(),
+                clock: Arc::clone(&deps.clock),
+            };
             let messages = Messages {
                 feedback_delay: config.feedback_delay,
             };
@@ -104,6 +112,7 @@ impl App {
                 .destinations(destinations)
                 .await?
                 .fold(messages, FoldOptions::default())
+                .effects(effects)
                 .work(sender, jobs)
                 .rpc(rpcs);
             Ok(Self { service })

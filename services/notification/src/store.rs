@@ -374,6 +374,90 @@ pub async fn list(
     rows.iter().map(notification_of).collect()
 }
 
+/// Messages that wait and were due by a time, oldest first, less those that a person wants to go out.
+pub async fn undecided(
+    pool: &PgPool,
+    due_by: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Notification>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT n.* FROM notifications n
+         WHERE n.state IN ('scheduled', 'sending') AND n.scheduled_at <= $1
+           AND NOT EXISTS (SELECT FROM resends r WHERE r.notification_id = n.notification_id)
+         ORDER BY n.scheduled_at, n.notification_id LIMIT $2",
+    )
+    .bind(due_by)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(notification_of).collect()
+}
+
+/// Of these messages those that wait, each with the address it is sent from (empty before there is a brand).
+pub async fn in_doubt(
+    conn: &mut PgConnection,
+    ids: &[NotificationId],
+) -> Result<Vec<(Notification, String)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT n.*, coalesce(b.from_email, '') AS sender
+         FROM notifications n LEFT JOIN brands b ON b.merchant_id = n.merchant_id AND b.store_id = n.store_id
+         WHERE n.notification_id = ANY ($1) AND n.state IN ('scheduled', 'sending')
+         ORDER BY n.notification_id
+         FOR UPDATE OF n",
+    )
+    .bind(column(ids, |id| id.uuid()))
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((notification_of(row)?, row.try_get("sender")?)))
+        .collect()
+}
+
+/// Takes messages as sent, each under its Message-ID. Returns their versions.
+pub async fn take_as_sent(
+    conn: &mut PgConnection,
+    sent: &[(NotificationId, String)],
+    now: DateTime<Utc>,
+) -> Result<HashMap<NotificationId, i64>, StoreError> {
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "UPDATE notifications n
+         SET state = 'sent', reason = '', sent_at = $3,
+             message_id = CASE WHEN n.message_id = '' THEN t.message_id ELSE n.message_id END
+         FROM UNNEST($1::uuid[], $2::text[]) AS t (notification_id, message_id)
+         WHERE n.notification_id = t.notification_id AND n.state IN ('scheduled', 'sending')
+         RETURNING n.notification_id, n.version",
+    )
+    .bind(column(sent, |(id, _)| id.uuid()))
+    .bind(column(sent, |(_, message_id)| message_id.clone()))
+    .bind(now)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, version)| (id.into(), version))
+        .collect())
+}
+
+/// Notes that messages are to go out. Returns how many were not noted before.
+pub async fn resend(
+    pool: &PgPool,
+    ids: &[NotificationId],
+    reason: &str,
+    by: &str,
+) -> Result<usize, StoreError> {
+    let noted = sqlx::query(
+        "INSERT INTO resends (notification_id, reason, decided_by)
+         SELECT n.notification_id, $2, $3 FROM notifications n WHERE n.notification_id = ANY ($1)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(column(ids, |id| id.uuid()))
+    .bind(reason)
+    .bind(by)
+    .execute(pool)
+    .await?;
+    Ok(usize::try_from(noted.rows_affected()).unwrap_or(usize::MAX))
+}
+
 fn notification_of(row: &PgRow) -> Result<Notification, StoreError> {
     let stage: String = row.try_get("stage")?;
     let state: String = row.try_get("state")?;

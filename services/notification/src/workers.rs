@@ -12,7 +12,7 @@ use waybill_store::jobs::{Done, Job, JobError, JobHandler};
 use crate::app::delivery::{Begin, Finish, Suspend, WaitForBrand};
 use crate::app::{SEND, SendPayload};
 use crate::domain::brand::Brand;
-use crate::domain::notification::{Notification, State, reason};
+use crate::domain::notification::{Notification, State, message_id, reason};
 use crate::domain::turn::Turn;
 use crate::error::Error;
 use crate::owners::{Addressed, OwnerError, Owners};
@@ -125,7 +125,7 @@ impl Sender {
         let begin = Begin {
             job,
             id: notification.id,
-            message_id: message_id(notification, brand),
+            message_id: message_id(notification, &brand.from_email),
         };
         let Some(message_id) = self.db.run(&begin).await.map_err(retry)? else {
             return Ok(Done::Finished);
@@ -172,16 +172,6 @@ impl Sender {
         };
         self.db.run(&finish).await.map(|()| Done::Finished).map_err(retry)
     }
-}
-
-/// The Message-ID of a message: its id, in the sender's domain.
-fn message_id(notification: &Notification, brand: &Brand) -> String {
-    let domain = brand
-        .from_email
-        .rsplit('@')
-        .next()
-        .unwrap_or(brand.from_email.as_str());
-    format!("{}@{domain}", notification.id)
 }
 
 /// The reason of an error of our own: its text names no person.

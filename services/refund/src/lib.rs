@@ -6,6 +6,7 @@
 //! - [`grpc`] takes calls in and hands them to the use cases of [`app`], each of which loads an order under its row lock,
 //!   decides by the pure rules of [`domain`], and saves state, entries of the books, events and jobs in one transaction.
 //! - [`workers`] calls payment providers, as jobs: intent first, then the call, then what the provider said.
+//! - [`effects`] settles what a history that was lost had paid, when commits were lost.
 //! - [`store`] holds all SQL; the tables in `migrations/` repeat every rule about money as a constraint.
 //!
 //! Whatever a provider says (as an answer, by webhook, or when asked) takes effect in one place,
@@ -15,6 +16,7 @@ pub mod app;
 pub mod config;
 pub mod consumers;
 pub mod domain;
+pub mod effects;
 pub mod error;
 pub mod events;
 pub mod grpc;
@@ -34,6 +36,7 @@ use waybill_store::jobs::JobOptions;
 use crate::app::Core;
 pub use crate::config::Config;
 use crate::consumers::RefundFold;
+use crate::effects::Payouts;
 use crate::workers::{Cashier, PayCancelled, Resolve, Submit};
 
 /// The service's name: its schema and its role.
@@ -83,6 +86,11 @@ impl App {
             let base = Service::connect(NAME, config.common, &sources, &MIGRATOR, deps.clock.clone()).await?;
             let (db, limits) = (base.db().clone(), base.common().limits.clone());
             let core = Core::new(deps.clock.clone(), base.log(), &deps.providers);
+            let effects = Payouts {
+                db: db.clone(),
+                core: core.clone(),
+                providers: deps.providers.clone(),
+            };
             let cashier = Cashier::new(db.clone(), core.clone(), deps.providers, patience);
             let api = RefundServiceServer::new(grpc::Api::new(db.clone(), core.clone()))
                 .max_decoding_message_size(limits.max_message_bytes);
@@ -91,6 +99,7 @@ impl App {
                 .destinations(destinations)
                 .await?
                 .fold(RefundFold::new(deps.clock), fold)
+                .effects(effects)
                 .work(Submit(cashier.clone()), jobs)
                 .work(Resolve(cashier), jobs)
                 .work(PayCancelled { db, core }, jobs)

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,11 @@ struct Own {
 }
 
 impl Postgres {
+    /// Where a program of Postgres stands, e.g. `pg_dump`: of the version that an own server has.
+    pub fn tool(&self, name: &str) -> Result<PathBuf, Error> {
+        Ok(programs::postgres(RunAs::choose()?)?.bin.join(name))
+    }
+
     /// Takes the given one, or starts our own.
     pub async fn start(options: &Options) -> Result<Self, Error> {
         if let Some(given) = &options.postgres_url {

@@ -260,7 +260,7 @@ impl Backbone {
     }
 
     /// What is to be done when the log lost commits, to be added to the service's gRPC server. `effects` is what the
-    /// service's jobs do outside, if they do anything.
+    /// service's jobs do outside, if they do anything. It knows of the consumers registered so far.
     #[must_use]
     pub fn history(&self, effects: Option<Arc<dyn OutsideEffects>>) -> HistoryServiceServer<HistoryApi> {
         HistoryServiceServer::new(HistoryApi::new(
@@ -268,6 +268,7 @@ impl Backbone {
             self.nats.clone(),
             Arc::clone(&self.clock),
             effects,
+            Arc::new(self.consumers.clone()),
         ))
     }
 

@@ -16,4 +16,7 @@ pub mod provider;
 pub mod sandbox;
 pub mod stripe;
 
-pub use provider::{PaymentProvider, ProviderError, ProviderRefund, Providers, RefundRequest, RefundState};
+pub use provider::{
+    LISTING_NOT_SUPPORTED, ListedRefund, PaymentProvider, ProviderError, ProviderRefund, Providers,
+    RefundRequest, RefundState,
+};

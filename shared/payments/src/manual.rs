@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use waybill_kernel::money::Currency;
 
-use crate::provider::{PaymentProvider, ProviderError, ProviderRefund, RefundRequest, RefundState};
+use crate::provider::{
+    ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, RefundState,
+};
 
 /// The provider named `"manual"`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,6 +56,15 @@ impl PaymentProvider for ManualProvider {
             ))
         };
         ready(answer).boxed()
+    }
+
+    /// What a person paid was recorded by a person, and is by a person again.
+    fn list_refunds(
+        &self,
+        _since: DateTime<Utc>,
+        _most: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRefund>, ProviderError>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     fn find_refund<'a>(

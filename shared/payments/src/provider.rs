@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use waybill_kernel::id::LegId;
 use waybill_kernel::money::{Currency, Money};
@@ -36,6 +37,18 @@ pub trait PaymentProvider: Send + Sync {
         &'a self,
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>>;
+
+    /// Lists what the account has paid back since a time, at most `most`, oldest first: asked only after refunds of ours may
+    /// have been forgotten. By default it is refused, and a person looks at the provider's own books.
+    fn list_refunds(
+        &self,
+        since: DateTime<Utc>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRefund>, ProviderError>> {
+        let (_, _) = (since, most);
+        let refused = ProviderError::refused(LISTING_NOT_SUPPORTED, "this provider cannot list its refunds");
+        Box::pin(std::future::ready(Err(refused)))
+    }
 
     /// Looks for the refund that [`refund`](Self::refund) made, or may have made, for the same request. `None`: the
     /// provider has none, so no call for it has paid *yet*; one that is still on its way could.
@@ -88,6 +101,24 @@ pub struct ProviderRefund {
     pub provider_refund_id: String,
     /// How far it is.
     pub state: RefundState,
+}
+
+/// The reason of a provider that cannot list its refunds.
+pub const LISTING_NOT_SUPPORTED: &str = "listing_not_supported";
+
+/// A refund as the provider lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRefund {
+    /// The refund.
+    pub refund: ProviderRefund,
+    /// The provider's id of the payment that the money came from.
+    pub provider_payment_id: String,
+    /// How much was paid back.
+    pub amount: Money,
+    /// The leg that the provider carries as a marker; none when the refund is not ours.
+    pub leg_id: Option<LegId>,
+    /// When the provider took it.
+    pub created_at: DateTime<Utc>,
 }
 
 /// How far a refund is at its provider.

@@ -4,6 +4,7 @@ pub mod analytics;
 pub mod consumers;
 pub mod jobs;
 pub mod letters;
+pub mod log;
 pub mod notifications;
 pub mod orders;
 pub mod refunds;

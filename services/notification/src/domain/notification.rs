@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
+use waybill_kernel::hash;
 use waybill_kernel::id::{MerchantId, NotificationId, OrderId, StoreId};
 
 use super::stage::Stage;
@@ -75,6 +76,24 @@ impl State {
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Sent | Self::Suppressed | Self::Failed)
     }
+}
+
+/// The Message-ID of a message, in its sender's domain. It depends on what the message says and about what, and not on its
+/// id: a message that is decided again, after commits were lost, is the same mail.
+#[must_use]
+pub fn message_id(notification: &Notification, from_email: &str) -> String {
+    let what = hash::fingerprint([
+        notification.order.to_string().as_str(),
+        notification.stage.key(),
+        "email",
+        notification.subject.to_string().as_str(),
+    ]);
+    let domain = from_email.rsplit('@').next().filter(|domain| !domain.is_empty());
+    format!(
+        "{}@{}",
+        &what[..32.min(what.len())],
+        domain.unwrap_or("unknown.invalid")
+    )
 }
 
 /// A message that an event asks for.

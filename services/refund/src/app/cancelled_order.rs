@@ -10,7 +10,7 @@ use super::{Aftermath, Core, NewRefund, SYSTEM, create};
 use crate::domain::book::{Book, Tenant};
 use crate::domain::compose::{self, Refusal};
 use crate::domain::journal::{self, Entry};
-use crate::domain::refund::Refund;
+use crate::domain::refund::{Refund, refund_because};
 use crate::error::Error;
 use crate::store;
 
@@ -62,6 +62,11 @@ impl CancelledOrder<'_> {
             Err(refusal) => return Err(refusal.into()),
         };
         let new = NewRefund {
+            // Of what was captured later there may be several.
+            refund_id: self
+                .late_capture
+                .is_none()
+                .then(|| refund_because(self.order_id, "order_cancelled")),
             return_id: None,
             reason_key: "order_cancelled",
             reason: "the order was cancelled",

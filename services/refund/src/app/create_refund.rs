@@ -51,6 +51,7 @@ impl UseCase for CreateRefund<'_> {
         let only_goodwill = ask.lines.is_empty() && !ask.shipping;
         let plan = compose::for_ask(&loaded.book, &ask)?;
         let new = NewRefund {
+            refund_id: None,
             return_id: None,
             reason_key: if only_goodwill { "goodwill" } else { "other" },
             reason: &self.reason,

@@ -159,6 +159,8 @@ async fn lock(tx: &mut Tx, tenant: Tenant, order_id: OrderId) -> Result<Loaded, 
 
 /// A refund to be created.
 struct NewRefund<'a> {
+    /// The id, where it follows from what made the refund necessary; a new one otherwise.
+    refund_id: Option<RefundId>,
     return_id: Option<waybill_kernel::id::ReturnId>,
     reason_key: &'a str,
     reason: &'a str,
@@ -227,12 +229,13 @@ fn draft(core: &Core, loaded: &Loaded, plan: Plan, new: &NewRefund<'_>, now: Dat
         core.carrier(of.map_or(ManualProvider::NAME, |known| &known.provider))
             .to_owned()
     };
+    let refund_id = new.refund_id.unwrap_or_else(RefundId::generate);
     let legs = plan
         .parts
         .iter()
-        .map(|(payment_id, amount)| Leg::new(*payment_id, provider(*payment_id), *amount, state));
+        .map(|(payment_id, amount)| Leg::new(refund_id, *payment_id, provider(*payment_id), *amount, state));
     Refund {
-        refund_id: RefundId::generate(),
+        refund_id,
         order_id: book.order_id,
         return_id: new.return_id,
         state,

@@ -180,6 +180,7 @@ pub(super) async fn pay(
     }
     let reason = of.reason();
     let new = NewRefund {
+        refund_id: None,
         return_id: Some(of.return_id),
         reason_key: reason.key(),
         reason: &format!("returned because {}", reason.words()),

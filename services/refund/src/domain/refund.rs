@@ -14,6 +14,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use waybill_kernel::hash;
 use waybill_kernel::id::{EntryId, LegId, LineId, OrderId, PaymentId, RefundId, ReturnId};
 
 use super::returns::IllegalTransition;
@@ -218,11 +220,18 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// A leg that was not handed to anybody yet.
+    /// A leg that was not handed to anybody yet. Its id follows from its refund and its payment: a refund that is decided
+    /// again, after commits were lost, asks the provider under the same keys.
     #[must_use]
-    pub fn new(payment_id: PaymentId, provider: String, amount: i64, state: RefundState) -> Self {
+    pub fn new(
+        refund_id: RefundId,
+        payment_id: PaymentId,
+        provider: String,
+        amount: i64,
+        state: RefundState,
+    ) -> Self {
         Self {
-            leg_id: LegId::generate(),
+            leg_id: derived(refund_id.uuid(), &[payment_id.uuid().as_bytes()]).into(),
             payment_id,
             provider,
             amount,
@@ -241,6 +250,29 @@ impl Leg {
     pub fn provider_key(leg_id: LegId, attempt: i32) -> String {
         format!("waybill-leg-{leg_id}-{attempt}")
     }
+}
+
+/// The id of a refund that follows from an event alone and not from a call: decided again, it is the same refund.
+#[must_use]
+pub fn refund_because(order_id: OrderId, cause: &str) -> RefundId {
+    derived(order_id.uuid(), &[b"refund", cause.as_bytes()]).into()
+}
+
+/// An id that follows from others: the time of `base`, and a hash of everything where a random id has chance.
+fn derived(base: Uuid, parts: &[&[u8]]) -> Uuid {
+    let mut text = base.as_bytes().to_vec();
+    for part in parts {
+        text.extend_from_slice(part);
+        text.push(0);
+    }
+    let hash = hash::sha256(&text);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    bytes[..6].copy_from_slice(&base.as_bytes()[..6]);
+    uuid::Builder::from_bytes(bytes)
+        .with_version(uuid::Version::SortRand)
+        .with_variant(uuid::Variant::RFC4122)
+        .into_uuid()
 }
 
 /// Money on its way back.

@@ -9,6 +9,7 @@ pub mod calls;
 pub mod claims;
 pub mod fold;
 pub mod journal;
+pub mod payouts;
 pub mod policies;
 pub mod refunds;
 pub mod returns;

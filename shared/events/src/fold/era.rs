@@ -145,6 +145,14 @@ impl<'l, F: Fold> Era<'l, F> {
                 // All that has come since the last batch makes the next one.
                 _ = self.inputs.recv_many(&mut arrived, most) => self.pending.extend(arrived.drain(..)),
             }
+            // As often as with the producers' heads: an idle owner would not notice otherwise that its own schema was put back.
+            let compares = self
+                .pending
+                .iter()
+                .any(|input| matches!(input, Input::Heads { .. }));
+            if compares && !self.cursors_stand().await {
+                return End::Doubt("the cursors are not where they were left".to_owned());
+            }
             while !self.pending.is_empty() {
                 if let Some((place, rewind)) = self.next_rewind(&HashMap::new())
                     && let Err(end) = self.go_back(place, &rewind).await
@@ -219,6 +227,23 @@ impl<'l, F: Fold> Era<'l, F> {
             }
         }
         batch
+    }
+
+    /// Whether the cursors in the database are those in memory. What cannot be asked now is asked again next time.
+    async fn cursors_stand(&self) -> bool {
+        let parts = &self.lane.parts;
+        let partitions: Vec<u16> = self.owned.keys().copied().collect();
+        let Ok(rows) = sql::cursors(parts.db.pool(), F::NAME, parts.fold.sources(), &partitions).await else {
+            return true;
+        };
+        let stands = |row: &sql::CursorRow| {
+            let index = parts.logs.iter().position(|(source, _)| **source == *row.source);
+            let known = index.and_then(|index| self.cursors.get(&(index, row.vpartition)));
+            // A row of another epoch belongs to another owner by now; the keeper will notice.
+            self.owned.get(&row.vpartition) != Some(&row.epoch)
+                || known.is_none_or(|cursor| cursor.position == row.cursor.position)
+        };
+        rows.iter().all(stands)
     }
 
     /// Whether the next input tells that a log was rewound, so that a cursor has to go back.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use prost::Message as _;
 use tokio::sync::OnceCell;
 use tonic::{Code, Request, Response, Status};
@@ -31,6 +32,8 @@ use super::effects::{Doubt, EffectError, OutsideEffects};
 use super::recover::{self, RecoverError, Wish};
 use crate::log::Log;
 use crate::nats::Nats;
+use crate::operate::Consumers;
+use crate::overview::{LagSum, overview_of};
 use crate::position::Position;
 use crate::store;
 use crate::store::history::{OrphanRow, RecoveryRow};
@@ -54,6 +57,7 @@ struct Inner {
     nats: OnceCell<Nats>,
     clock: Clock,
     effects: Option<Arc<dyn OutsideEffects>>,
+    consumers: Arc<Consumers>,
 }
 
 impl std::fmt::Debug for HistoryApi {
@@ -75,6 +79,8 @@ enum HistoryFault {
     Effect(#[from] EffectError),
     #[error("the log is fenced; recover it first")]
     Fenced,
+    #[error("consumer {0} has not taken yet what happened before the recovery; wait until it has")]
+    Behind(String),
     #[error("{0} effects are listed that nobody has decided about; adopt them or write them off first")]
     Undecided(usize),
 }
@@ -100,6 +106,7 @@ impl Fault for HistoryFault {
             HistoryFault::Recover(RecoverError::NotFenced)
             | HistoryFault::Effect(EffectError::NotAdoptable { .. })
             | HistoryFault::Fenced
+            | HistoryFault::Behind(_)
             | HistoryFault::Undecided(_) => Code::FailedPrecondition,
         }
     }
@@ -116,6 +123,7 @@ impl Fault for HistoryFault {
             HistoryFault::Effect(EffectError::NotAdoptable { .. }) => "EFFECT_NOT_ADOPTABLE",
             HistoryFault::Effect(EffectError::Outside(_)) => "OUTSIDE_UNREADABLE",
             HistoryFault::Fenced => "LOG_FENCED",
+            HistoryFault::Behind(_) => "CONSUMERS_BEHIND",
             HistoryFault::Undecided(_) => "EFFECTS_UNDECIDED",
         })
     }
@@ -138,6 +146,7 @@ impl HistoryApi {
         config: NatsConfig,
         clock: Clock,
         effects: Option<Arc<dyn OutsideEffects>>,
+        consumers: Arc<Consumers>,
     ) -> Self {
         HistoryApi {
             inner: Arc::new(Inner {
@@ -146,6 +155,7 @@ impl HistoryApi {
                 nats: OnceCell::new(),
                 clock,
                 effects,
+                consumers,
             }),
         }
     }
@@ -342,10 +352,33 @@ impl HistoryApi {
         Ok(Some((effects, doubt, listed)))
     }
 
+    /// Refuses while a consumer of this service has events from before a time to take.
+    async fn caught_up(&self, time: DateTime<Utc>) -> Result<(), HistoryFault> {
+        let since = (self.inner.clock.now() - time).as_seconds_f64();
+        for consumer in self.inner.consumers.values() {
+            let consumer = overview_of(self.inner.log.db(), consumer.as_ref(), true).await?;
+            let is_behind = consumer.sources.iter().any(|source| match &source.lag {
+                Some(Ok(lags)) => {
+                    let lag = LagSum::of(lags);
+                    lag.events > 0 && lag.seconds >= since
+                }
+                Some(Err(_)) | None => true,
+            });
+            if is_behind {
+                return Err(HistoryFault::Behind(consumer.consumer.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     async fn release(&self) -> Result<Vec<String>, HistoryFault> {
         let pool = self.inner.log.db().pool();
         if store::history::standing(pool).await?.fenced_reason.is_some() {
             return Err(HistoryFault::Fenced);
+        }
+        if let Some((_, recovered_at)) = store::history::unsettled(pool).await? {
+            // What is still to be read may decide again what the lost history did.
+            self.caught_up(recovered_at).await?;
         }
         if let Some((_, undecided)) = self.undecided().await?
             && !undecided.is_empty()

@@ -136,6 +136,8 @@ struct ListQuery {
     charge: Option<String>,
     starting_after: Option<String>,
     limit: Option<usize>,
+    #[serde(rename = "created[gte]")]
+    created_from: Option<i64>,
 }
 
 async fn list(
@@ -154,7 +156,12 @@ async fn list(
     }
     let payment = query.payment_intent.as_deref().or(query.charge.as_deref());
     let books = shared.books();
-    let (page, has_more) = books.list(payment, query.starting_after.as_deref(), limit)?;
+    let (page, has_more) = books.list(
+        payment,
+        query.created_from,
+        query.starting_after.as_deref(),
+        limit,
+    )?;
     let data: Vec<Value> = page.into_iter().map(LedgerEntry::object).collect();
     Ok(Json(
         json!({"object": "list", "url": "/v1/refunds", "has_more": has_more, "data": data}),

@@ -297,11 +297,15 @@ impl Books {
     pub fn list(
         &self,
         payment: Option<&str>,
+        from: Option<i64>,
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<&LedgerEntry>, bool), ApiError> {
         let wanted = |refund: &&LedgerEntry| {
-            payment.is_none_or(|id| refund.payment_intent == id || charge_of(&refund.payment_intent) == id)
+            let is_late_enough = from.is_none_or(|from| refund.created >= from);
+            is_late_enough
+                && payment
+                    .is_none_or(|id| refund.payment_intent == id || charge_of(&refund.payment_intent) == id)
         };
         let mut newest_first = self.refunds.iter().rev().filter(wanted);
         if let Some(after) = after {
@@ -437,19 +441,19 @@ mod tests {
         let mut books = books();
         let made: Vec<String> = (0..5).map(|_| pay(&mut books, "1").expect("paid").id).collect();
         let ids = |page: Vec<&LedgerEntry>| page.iter().map(|refund| refund.id.clone()).collect::<Vec<_>>();
-        let (page, more) = books.list(Some("pi_1"), None, 3).expect("a page");
+        let (page, more) = books.list(Some("pi_1"), None, None, 3).expect("a page");
         assert_eq!(
             (ids(page), more),
             (vec![made[4].clone(), made[3].clone(), made[2].clone()], true)
         );
-        let (page, more) = books.list(Some("pi_1"), Some(&made[2]), 3).expect("a page");
+        let (page, more) = books.list(Some("pi_1"), None, Some(&made[2]), 3).expect("a page");
         assert_eq!((ids(page), more), (vec![made[1].clone(), made[0].clone()], false));
         assert_eq!(
-            books.list(Some("pi_9"), None, 3).expect("a page").0,
+            books.list(Some("pi_9"), None, None, 3).expect("a page").0,
             Vec::<&LedgerEntry>::new()
         );
         assert_eq!(
-            books.list(None, Some("re_9"), 3).expect_err("no such").code,
+            books.list(None, None, Some("re_9"), 3).expect_err("no such").code,
             Some("resource_missing".into())
         );
     }

@@ -10,6 +10,7 @@ pub(crate) mod wire;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -23,7 +24,9 @@ pub use self::webhook::{
 use self::wire::{ATTEMPT_KEY, MARKER_KEY, REASON_KEY, WireList, WireRefund};
 use crate::http;
 pub use crate::http::ClientError;
-use crate::provider::{PaymentProvider, ProviderError, ProviderRefund, RefundRequest};
+use crate::provider::{
+    ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, leg_of_marker,
+};
 
 /// Stripe forgets keys after 24 h at the earliest. An hour less, so that a call that is late does not race it.
 const KEY_LIFETIME: Duration = Duration::from_secs(23 * 3600);
@@ -156,6 +159,54 @@ impl StripeProvider {
         }
         Err(ProviderError::unknown("too_many_refunds"))
     }
+
+    /// Stripe lists newest first, and cannot do otherwise.
+    async fn list(&self, since: DateTime<Utc>, most: usize) -> Result<Vec<ListedRefund>, ProviderError> {
+        let from = since.timestamp().max(0).to_string();
+        let mut after: Option<String> = None;
+        let mut listed = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let mut query = vec![("created[gte]", from.as_str()), ("limit", "100")];
+            if let Some(after) = &after {
+                query.push(("starting_after", after));
+            }
+            let page: WireList = send(self.request(Method::GET).query(&query))
+                .await
+                .map_err(|error| match error {
+                    ProviderError::Unknown { reason } => ProviderError::transient(reason, None),
+                    other => other,
+                })?;
+            after = page.data.last().map(|refund| refund.id.clone());
+            for refund in page.data {
+                listed.push(listed_refund(refund)?);
+            }
+            if !page.has_more || after.is_none() {
+                listed.reverse();
+                listed.truncate(most);
+                return Ok(listed);
+            }
+        }
+        Err(ProviderError::unknown("too_many_refunds"))
+    }
+}
+
+fn listed_refund(refund: WireRefund) -> Result<ListedRefund, ProviderError> {
+    let amount = amount::from_stripe(refund.amount, &refund.currency)
+        .map_err(|_| ProviderError::unknown("amount_malformed"))?;
+    Ok(ListedRefund {
+        leg_id: refund.metadata(MARKER_KEY).and_then(leg_of_marker),
+        provider_payment_id: refund
+            .payment_intent
+            .clone()
+            .or_else(|| refund.charge.clone())
+            .unwrap_or_default(),
+        amount,
+        created_at: DateTime::from_timestamp(refund.created, 0).unwrap_or_default(),
+        refund: ProviderRefund {
+            state: refund.state(),
+            provider_refund_id: refund.id,
+        },
+    })
 }
 
 impl PaymentProvider for StripeProvider {
@@ -179,6 +230,14 @@ impl PaymentProvider for StripeProvider {
         async move { note_error(self.create(request).await) }
             .instrument(span)
             .boxed()
+    }
+
+    fn list_refunds(
+        &self,
+        since: DateTime<Utc>,
+        most: usize,
+    ) -> BoxFuture<'_, Result<Vec<ListedRefund>, ProviderError>> {
+        async move { note_error(self.list(since, most).await) }.boxed()
     }
 
     fn find_refund<'a>(

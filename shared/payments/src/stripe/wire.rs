@@ -32,6 +32,9 @@ pub(crate) struct WireRefund {
     pub payment_intent: Option<String>,
     #[serde(default)]
     pub charge: Option<String>,
+    /// Seconds of the epoch.
+    #[serde(default)]
+    pub created: i64,
 }
 
 impl WireRefund {

@@ -48,6 +48,37 @@ async fn a_refund_is_paid_once_and_found_again() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What was paid since a time is listed with the leg it was paid for, oldest first, across pages.
+#[tokio::test]
+async fn what_was_paid_since_a_time_is_listed() -> anyhow::Result<()> {
+    let clock = FakeClock::new(start_of_time());
+    let (_sandbox, provider) = sandbox(SandboxOptions {
+        clock: clock.shared(),
+        ..SandboxOptions::default()
+    })
+    .await?;
+    provider.refund(&refund_of("pi_1", eur(1))).await?;
+    clock.advance(TimeDelta::hours(1));
+    let since = start_of_time() + TimeDelta::minutes(30);
+    assert_eq!(provider.list_refunds(since, 10).await?, []);
+    let mut asked = Vec::new();
+    for minor in 2..125 {
+        let request = refund_of("pi_1", eur(minor));
+        provider.refund(&request).await?;
+        asked.push((Some(request.leg_id), eur(minor)));
+    }
+    let listed = provider.list_refunds(since, 1000).await?;
+    let found: Vec<_> = listed.iter().map(|one| (one.leg_id, one.amount)).collect();
+    assert_eq!(found, asked);
+    assert!(
+        listed
+            .iter()
+            .all(|one| one.provider_payment_id == "pi_1" && one.created_at >= since)
+    );
+    assert_eq!(provider.list_refunds(since, 3).await?, listed[..3]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn attempts_of_a_leg_are_told_apart() -> anyhow::Result<()> {
     let (_sandbox, provider) = sandbox(SandboxOptions::default()).await?;

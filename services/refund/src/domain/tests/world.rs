@@ -201,7 +201,13 @@ impl World {
 }
 
 fn leg(payment_id: PaymentId, amount: i64) -> Leg {
-    Leg::new(payment_id, "sandbox".to_owned(), amount, RefundState::Pending)
+    Leg::new(
+        RefundId::generate(),
+        payment_id,
+        "sandbox".to_owned(),
+        amount,
+        RefundState::Pending,
+    )
 }
 
 fn refund(book: &Book, plan: Plan, legs: Vec<Leg>) -> Refund {
