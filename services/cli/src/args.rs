@@ -154,7 +154,7 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub in_flight: u32,
     /// Seconds between two faults, on average.
-    #[arg(long, default_value_t = 3.5, value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 4.5, value_parser = seconds, value_name = "SECONDS")]
     pub every: f64,
     /// Only these kinds of faults, separated by commas; all when not given.
     #[arg(long, value_delimiter = ',', value_name = "KIND")]

@@ -194,7 +194,7 @@ impl RetryClass for StoreError {
 /// Whether the connection broke, as opposed to none being free or the server having refused.
 fn is_lost_connection(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::BeginFailed => true,
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
         sqlx::Error::Database(e) => e.code().is_some_and(|code| is_disconnect(&code)),
         _ => false,
     }
@@ -264,7 +264,10 @@ impl From<sqlx::Error> for StoreError {
                 }
                 StoreError::Other(Box::new(error))
             }
+            // A server that is starting or dying answers out of turn: an error to the first word of a connection, half a
+            // message. Nothing can be said over that connection any more.
             sqlx::Error::Io(_)
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
@@ -319,6 +322,15 @@ mod tests {
             assert!(is_unavailable(code), "{code}");
             assert!(class(code).is_none(), "{code} has two classes");
         }
+    }
+
+    #[test]
+    fn an_answer_out_of_turn_is_a_lost_connection() {
+        let said = || sqlx::Error::Protocol("unexpected response from SSLRequest: 0x45".to_owned());
+        let before = StoreError::from(said());
+        assert!(matches!(before, StoreError::Unavailable { .. }), "{before:?}");
+        assert!(before.is_certainly_aborted() && before.is_retry());
+        assert!(!StoreError::at_commit(said()).is_certainly_aborted());
     }
 
     #[test]

@@ -173,11 +173,11 @@ mod tests {
             prop_assert!((faults.len() as f64) <= most && faults.len() as f64 >= least, "{} faults", faults.len());
         }
 
-        /// Ten minutes hold at least the hundred faults that are asked for, of every kind.
+        /// Ten minutes hold more than the hundred faults that are asked for, of every kind.
         #[test]
         fn ten_minutes_are_full(seed: u64) {
-            let faults = schedule(seed, Duration::from_secs(600), Duration::from_millis(3500), &[]);
-            prop_assert!(faults.len() >= 130, "{} faults", faults.len());
+            let faults = schedule(seed, Duration::from_secs(600), Duration::from_millis(4500), &[]);
+            prop_assert!(faults.len() >= 110, "{} faults", faults.len());
             let kinds: BTreeSet<Kind> = faults.iter().map(|fault| fault.kind).collect();
             prop_assert_eq!(kinds.len(), Kind::value_variants().len());
         }

@@ -219,12 +219,7 @@ impl Verification {
             self.progress(start, load).await;
         }
         drop(ended);
-        broken.await.context("injecting faults broke")?;
-        std::fs::write(
-            self.world.folder.join("faults.txt"),
-            self.faults.history().join("\n") + "\n",
-        )
-        .context("faults.txt cannot be written")
+        broken.await.context("injecting faults broke")
     }
 
     /// What is to be compared, now that everything stands still.

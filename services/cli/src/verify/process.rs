@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -60,12 +60,20 @@ enum Order {
     Stop,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// There is a child.
+    up: AtomicBool,
+    /// How often it ended by itself.
+    ends: AtomicU64,
+}
+
 /// A process that is kept running.
 #[derive(Debug)]
 pub struct Process {
     launch: Launch,
     orders: mpsc::Sender<Order>,
-    ends: Arc<AtomicU64>,
+    state: Arc<State>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -73,14 +81,14 @@ impl Process {
     /// Starts it, and starts it again whenever it ends.
     pub fn start(launch: Launch) -> anyhow::Result<Self> {
         let (orders, queue) = mpsc::channel(64);
-        let ends = Arc::new(AtomicU64::new(0));
+        let state = Arc::<State>::default();
         set_clock(&launch, 0)?;
         let first = spawn(&launch)?;
-        let keeper = tokio::spawn(keep(launch.clone(), first, queue, Arc::clone(&ends)));
+        let keeper = tokio::spawn(keep(launch.clone(), first, queue, Arc::clone(&state)));
         Ok(Self {
             launch,
             orders,
-            ends,
+            state,
             keeper: Mutex::new(Some(keeper)),
         })
     }
@@ -94,7 +102,7 @@ impl Process {
     /// How often it ended without having been told to.
     #[must_use]
     pub fn ended_by_itself(&self) -> u64 {
-        self.ends.load(Ordering::Relaxed)
+        self.state.ends.load(Ordering::Relaxed)
     }
 
     /// The last line that it wrote for people, or logged.
@@ -110,17 +118,17 @@ impl Process {
 
     /// Kills it; it comes back after `down`.
     pub async fn kill(&self, down: Duration) -> anyhow::Result<()> {
-        self.order(Order::Kill(down)).await
+        self.fault(Order::Kill(down)).await
     }
 
     /// Asks it to stop; it comes back after `down`.
     pub async fn terminate(&self, down: Duration) -> anyhow::Result<()> {
-        self.order(Order::Terminate(down)).await
+        self.fault(Order::Terminate(down)).await
     }
 
     /// Makes it stand still.
     pub async fn pause(&self) -> anyhow::Result<()> {
-        self.order(Order::Signal("STOP")).await
+        self.fault(Order::Signal("STOP")).await
     }
 
     /// Lets it go on.
@@ -134,6 +142,14 @@ impl Process {
             bail!("libfaketime is not installed");
         }
         set_clock(&self.launch, seconds)
+    }
+
+    /// To a process that is down, nothing can be done.
+    async fn fault(&self, order: Order) -> anyhow::Result<()> {
+        if !self.state.up.load(Ordering::Relaxed) {
+            bail!("{} is down", self.name());
+        }
+        self.order(order).await
     }
 
     async fn order(&self, order: Order) -> anyhow::Result<()> {
@@ -196,9 +212,10 @@ enum Ended {
     ForGood,
 }
 
-async fn keep(launch: Launch, first: Child, mut orders: mpsc::Receiver<Order>, ends: Arc<AtomicU64>) {
+async fn keep(launch: Launch, first: Child, mut orders: mpsc::Receiver<Order>, state: Arc<State>) {
     let mut child = Some(first);
     loop {
+        state.up.store(true, Ordering::Relaxed);
         let ended = match child.take() {
             Some(child) => watch(child, &mut orders).await,
             None => match spawn(&launch) {
@@ -213,11 +230,12 @@ async fn keep(launch: Launch, first: Child, mut orders: mpsc::Receiver<Order>, e
                 }
             },
         };
+        state.up.store(false, Ordering::Relaxed);
         let pause = match ended {
             Ended::ForGood => return,
             Ended::Told(down) => down,
             Ended::ByItself => {
-                ends.fetch_add(1, Ordering::Relaxed);
+                state.ends.fetch_add(1, Ordering::Relaxed);
                 PAUSE
             }
         };

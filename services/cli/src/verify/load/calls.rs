@@ -115,3 +115,25 @@ fn is_passing(status: &Status) -> bool {
             | Code::Internal
     ) || client::is_retryable(status)
 }
+
+/// Calls until it is answered; the request is the same each time. An impatient caller does it twice at once.
+macro_rules! ask {
+    ($self:ident, $what:literal, $not_yet:expr, $client:expr, $method:ident, $request:expr) => {{
+        let (client, request) = ($client?, $request);
+        let call = || {
+            Box::pin($self.caller().call($what, $not_yet, || {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.$method(request).await }
+            }))
+        };
+        if $self.draft.impatient {
+            // Two callers with one request id get one answer.
+            let (one, two) = tokio::try_join!(call(), call())?;
+            (one, Some(two))
+        } else {
+            (call().await?, None)
+        }
+    }};
+}
+
+pub(super) use ask;

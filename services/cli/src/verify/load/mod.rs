@@ -3,6 +3,7 @@
 //! A caller here behaves as a good client does: it repeats a call whose outcome it does not know with the same request
 //! id, and never gives up. What it was told it remembers: that is what the services are held to afterwards.
 
+mod back;
 mod calls;
 mod goods;
 mod journey;
