@@ -69,9 +69,6 @@ pub enum BackboneError {
     },
 }
 
-/// How long a start waits for NATS, to compare the end of the stream with the log.
-pub const PROOF_TIME: std::time::Duration = std::time::Duration::from_secs(5);
-
 type Start = Box<dyn FnOnce(&Wiring, &TaskGroup) -> Result<(), BackboneError> + Send>;
 
 /// What the parts are made from.
@@ -280,8 +277,8 @@ impl Backbone {
 
     /// Starts everything in `tasks`; it stops with the group. Neither NATS nor a peer need be there yet.
     ///
-    /// First it compares the end of the stream with the log, once, for as long as [`PROOF_TIME`] at most: a log that was
-    /// put back to an older copy is fenced before the first call is taken.
+    /// First it compares the end of the stream with the log, when there is any doubt, for a few seconds at most: a log that
+    /// was put back to an older copy is fenced before the first call is taken.
     ///
     /// # Errors
     ///
@@ -292,7 +289,7 @@ impl Backbone {
         }
         let nats = Nats::connect(&self.nats, &format!("waybill-{}", self.log.source())).await?;
         if self.has_relay {
-            prove(&self.log, &nats, PROOF_TIME).await;
+            prove(&self.log, &nats).await;
         }
         if !self.consumers.is_empty() {
             let source = Arc::clone(self.log.source());

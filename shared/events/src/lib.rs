@@ -45,9 +45,7 @@ pub mod resume {
     pub use crate::relay::resume::{Differs, Place, Resume, decide};
 }
 
-pub use backbone::{
-    Backbone, BackboneError, PROOF_TIME, Peers, register_effects, resume_consumer, stop_consumer,
-};
+pub use backbone::{Backbone, BackboneError, Peers, register_effects, resume_consumer, stop_consumer};
 pub use error::FoldError;
 pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};
 pub use fold::{Fold, FoldOptions, Phantom, Projection, Reaction};

@@ -16,7 +16,14 @@ use crate::log::Log;
 use crate::nats::{Nats, NatsFault, Tail};
 use crate::position::Position;
 use crate::store;
+use crate::store::history::Doubt;
 use waybill_store::error::StoreError;
+
+/// How long a start waits for NATS when the log may be an older copy.
+const PROOF_TIME: Duration = Duration::from_secs(5);
+
+/// How long it waits when the log is new: a stream that knows better would be one of a log that is gone.
+const PROOF_TIME_OF_NEW: Duration = Duration::from_millis(250);
 
 /// Why the two could not be compared now.
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +79,14 @@ enum Proof {
     Silent,
 }
 
-/// Compares once, for at most `wait`, before the service takes calls. It never keeps a service from starting: intake
-/// works while everything else is down, and the relay compares again as soon as NATS is back.
-pub(crate) async fn prove(log: &Log, nats: &Nats, wait: Duration) {
+/// Compares once, before the service takes calls, and only what is in doubt. It never keeps a service from starting:
+/// intake works while everything else is down, and the relay compares again as soon as NATS is back.
+pub(crate) async fn prove(log: &Log, nats: &Nats) {
+    let wait = match store::history::doubt(log.db().pool()).await {
+        Ok(Doubt::None) => return,
+        Ok(Doubt::New) => PROOF_TIME_OF_NEW,
+        Ok(Doubt::Copy) | Err(_) => PROOF_TIME,
+    };
     let asking = async {
         loop {
             let mut link = nats.link();

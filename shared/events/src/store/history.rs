@@ -48,15 +48,43 @@ pub(crate) async fn note_proof(executor: impl PgExecutor<'_>) -> Result<(), Stor
     Ok(())
 }
 
+/// What a start has to doubt of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing: it is fenced, or was proven since its server was started. A server that runs is not put back.
+    None,
+    /// It has told nobody anything yet, as far as it knows.
+    New,
+    /// Its server was started anew since it was proven: it may be an older copy.
+    Copy,
+}
+
+/// What a start has to doubt.
+pub(crate) async fn doubt(executor: impl PgExecutor<'_>) -> Result<Doubt, StoreError> {
+    let (unproven, has_a_past): (bool, bool) = sqlx::query_as(
+        "SELECT NOT fenced AND proven_on IS DISTINCT FROM pg_postmaster_start_time(),
+                proven_on IS NOT NULL AND EXISTS (SELECT FROM event_log)
+         FROM log_identity",
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(match (unproven, has_a_past) {
+        (false, _) => Doubt::None,
+        (true, false) => Doubt::New,
+        (true, true) => Doubt::Copy,
+    })
+}
+
 /// Begins a new generation when the log was proven on another start of the server, and has events. Returns it.
 pub(crate) async fn begin_unproven(pool: &PgPool) -> Result<Option<i64>, StoreError> {
-    let doubtful: bool = sqlx::query_scalar(
-        "SELECT NOT fenced AND proven_on IS DISTINCT FROM pg_postmaster_start_time() FROM log_identity",
-    )
-    .fetch_one(pool)
-    .await?;
-    if !doubtful {
-        return Ok(None);
+    match doubt(pool).await? {
+        Doubt::None => return Ok(None),
+        // What told nobody anything cannot have lost it, and its first writers need not be waited for.
+        Doubt::New => {
+            note_proof(pool).await?;
+            return Ok(None);
+        }
+        Doubt::Copy => {}
     }
     let mut tx = pool.begin().await?;
     // Waits for every writer of the old generation, and later ones wait for it.
