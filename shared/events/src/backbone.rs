@@ -40,6 +40,7 @@ use crate::reader::{OwnLog, SourceLog};
 use crate::relay::{Relay, RelayOptions, prove};
 use crate::status::{Part, Status};
 use crate::store;
+use crate::upkeep::{Upkeep, UpkeepOptions};
 use crate::witness::Witness;
 
 /// Channels to the services whose logs are followed, by name.
@@ -221,6 +222,20 @@ impl Backbone {
             },
             logs,
         }
+    }
+
+    /// Keeps the log in partitions.
+    pub fn upkeep(mut self, options: UpkeepOptions) -> Self {
+        self.starts.push(Box::new(move |wiring, tasks| {
+            let upkeep = Upkeep {
+                db: wiring.db.clone(),
+                options,
+                part: wiring.status.part("log"),
+            };
+            tasks.spawn("log upkeep", upkeep.run(tasks.token()));
+            Ok(())
+        }));
+        self
     }
 
     /// Uses another clock than the machine's, for the figures.

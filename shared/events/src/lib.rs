@@ -37,6 +37,7 @@ mod reader;
 mod relay;
 mod status;
 mod store;
+mod upkeep;
 mod witness;
 
 /// Where a relay goes on: the pure rule, for those who simulate it.
@@ -58,6 +59,7 @@ pub use nats::NatsError;
 pub use position::{Position, PositionError};
 pub use relay::RelayOptions;
 pub use status::{Condition, HEALTH_NAME, Status};
+pub use upkeep::UpkeepOptions;
 pub use witness::Witness;
 
 /// The tables of the backbone, versions 1001 to 2000. To be handed to `waybill_store::migrate` by every service that has

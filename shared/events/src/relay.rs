@@ -273,6 +273,8 @@ impl Relay {
             last_sequence,
         } = self.resume().await?;
         let pool = self.log.db().pool().clone();
+        // What has left the database every consumer has taken, or reads from the archive.
+        after = after.max(store::log::dropped(&pool).await?);
         let mut predecessors: Predecessors = store::log::predecessors(&pool, after).await?;
         let mut window = Window::new(last_sequence, self.options.in_flight, MAX_BYTES);
         let mut pace = Pace::new(&self.options);
@@ -292,6 +294,11 @@ impl Relay {
             if let Some(reason) = page.fenced {
                 store::identity::fence(&pool, &reason, page.generation).await?;
                 return Err(Stop::Halt(Condition::Fenced(reason)));
+            }
+            if page.gone {
+                return Err(Stop::Again(
+                    "events behind the relay have left the database".to_owned(),
+                ));
             }
             self.part.set(Condition::Working);
             let last = page

@@ -9,5 +9,8 @@ pub(crate) mod identity;
 pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod operate;
+pub(crate) mod partitions;
 pub(crate) mod phantom;
+#[cfg(test)]
+mod plans;
 pub(crate) mod repair;

@@ -43,6 +43,8 @@ pub(crate) struct Shown {
     pub wal: i64,
     /// The event that the log has where the last known one stands; none when there was nothing to look for.
     pub event: Option<Uuid>,
+    /// Whether that place has left the database for the archive: then the event need not be there.
+    pub gone: bool,
 }
 
 impl Seen {
@@ -67,7 +69,7 @@ impl Seen {
             ));
         }
         match self.event {
-            Some((position, id)) if shown.event != Some(id) => Some(format!(
+            Some((position, id)) if !shown.gone && shown.event != Some(id) => Some(format!(
                 "event {id} at {position} is no longer in the log: the database was put back to an older copy"
             )),
             _ => None,
@@ -170,15 +172,16 @@ mod tests {
             for (more, events) in steps {
                 wal += more;
                 last += events;
-                let shown = Shown { generation: 1, wal, event: seen.event.map(|(_, id)| id) };
+                let shown = Shown { generation: 1, wal, event: seen.event.map(|(_, id)| id), gone: false };
                 prop_assert_eq!(seen.contradicted_by(&shown), None);
                 seen.take(1, wal, Some(event(last)));
             }
-            let earlier = Shown { generation: 1, wal: wal - back, event: seen.event.map(|(_, id)| id) };
+            let earlier = Shown { generation: 1, wal: wal - back, event: seen.event.map(|(_, id)| id), gone: false };
             prop_assert!(seen.contradicted_by(&earlier).is_some());
-            let gone = Shown { generation: 1, wal: wal + back, event: None };
+            let gone = Shown { generation: 1, wal: wal + back, event: None, gone: false };
             prop_assert!(seen.contradicted_by(&gone).is_some());
-            let raised = Shown { generation: 2, wal: wal - back, event: None };
+            prop_assert_eq!(seen.contradicted_by(&Shown { gone: true, ..gone }), None, "archived is not lost");
+            let raised = Shown { generation: 2, wal: wal - back, event: None, gone: false };
             prop_assert_eq!(seen.contradicted_by(&raised), None);
             seen.take(2, wal - back, None);
             prop_assert_eq!(seen.contradicted_by(&raised), None);
@@ -194,6 +197,7 @@ mod tests {
             generation: 1,
             wal: 11,
             event: Some(Uuid::from_u128(8)),
+            gone: false,
         };
         assert!(
             seen.contradicted_by(&other)

@@ -25,6 +25,8 @@ pub struct CommonConfig {
     pub database: DatabaseConfig,
     /// The broker.
     pub nats: NatsConfig,
+    /// The event log.
+    pub log: LogConfig,
     /// Who may call, and how this service calls others.
     pub auth: AuthConfig,
     /// The other services by name, e.g. `order = "http://order:7000"`.
@@ -44,6 +46,7 @@ impl Default for CommonConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             database: DatabaseConfig::default(),
             nats: NatsConfig::default(),
+            log: LogConfig::default(),
             auth: AuthConfig::default(),
             peers: BTreeMap::new(),
             limits: Limits::default(),
@@ -56,6 +59,7 @@ impl Default for CommonConfig {
 impl Validate for CommonConfig {
     fn validate(&self, violations: &mut Violations) {
         self.database.validate(violations);
+        self.log.validate(violations);
         self.auth.validate(violations);
         self.limits.validate(violations);
         self.telemetry.validate(violations);
@@ -142,6 +146,37 @@ impl NatsConfig {
             self.url.read("nats.url")
         } else {
             Ok(SecretString::from("nats://127.0.0.1:4222"))
+        }
+    }
+}
+
+/// The event log of the service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// How many events a partition of the log holds: the piece in which the log is archived. Default 1 000 000.
+    pub partition_events: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            partition_events: 1_000_000,
+        }
+    }
+}
+
+impl Validate for LogConfig {
+    fn validate(&self, violations: &mut Violations) {
+        // Smaller ones would be full before the next look, larger ones take long to write to an archive.
+        if !(10_000..=100_000_000).contains(&self.partition_events) {
+            violations.push(
+                "log.partition_events",
+                format!(
+                    "{} is out of range; give 10000 to 100000000",
+                    self.partition_events
+                ),
+            );
         }
     }
 }

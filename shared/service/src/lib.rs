@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use waybill_events::{
-    Backbone, BackboneError, Fold, FoldOptions, Log, OutsideEffects, Peers, Witness, register_effects,
+    Backbone, BackboneError, Fold, FoldOptions, Log, OutsideEffects, Peers, UpkeepOptions, Witness,
+    register_effects,
 };
 use waybill_kernel::time;
 use waybill_proto::FILE_DESCRIPTOR_SET;
@@ -155,7 +156,11 @@ impl Service {
         migrate(&db, &[&waybill_events::MIGRATOR, migrations]).await?;
         let backbone = Backbone::new(&db, &common.nats, peers.clone())
             .clock(clock)
-            .witness(&witness);
+            .witness(&witness)
+            .upkeep(UpkeepOptions {
+                partition_events: i64::from(common.log.partition_events),
+                ..UpkeepOptions::default()
+            });
         let server = Server::new(name, verifier, common.limits.clone())
             .grace(common.shutdown_grace)
             .add(backbone.grpc(), FILE_DESCRIPTOR_SET)

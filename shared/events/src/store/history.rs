@@ -12,10 +12,11 @@ use crate::witness::Shown;
 /// What a connection shows of the log and its server, and which event stands at a place.
 pub(crate) async fn shown(conn: &mut PgConnection, at: Option<Position>) -> Result<Shown, StoreError> {
     let at = at.unwrap_or_default();
-    let (generation, wal, event): (i64, i64, Option<Uuid>) = sqlx::query_as(
+    let (generation, wal, event, gone): (i64, i64, Option<Uuid>, bool) = sqlx::query_as(
         "SELECT i.generation, (pg_current_wal_flush_lsn() - '0/0')::bigint,
                 (SELECT e.event_id FROM event_log e
-                 WHERE e.position = $3 AND e.generation = $1 AND e.xid = $2::xid8)
+                 WHERE e.position = $3 AND e.generation = $1 AND e.xid = $2::xid8),
+                (i.dropped_generation, i.dropped_xid, i.dropped_position) >= ($1, $2::xid8, $3)
          FROM log_identity i",
     )
     .bind(at.generation)
@@ -27,6 +28,7 @@ pub(crate) async fn shown(conn: &mut PgConnection, at: Option<Position>) -> Resu
         generation,
         wal,
         event,
+        gone,
     })
 }
 
@@ -93,7 +95,8 @@ pub(crate) async fn begin_unproven(pool: &PgPool) -> Result<Option<i64>, StoreEr
         .await?;
     let begun: Option<(i64, bool)> = sqlx::query_as(
         "UPDATE log_identity i
-         SET generation = i.generation + (i.proven_on IS NOT NULL AND EXISTS (SELECT FROM event_log))::int,
+         SET generation = i.generation + (i.proven_on IS NOT NULL
+                                        AND (i.dropped_position > 0 OR EXISTS (SELECT FROM event_log)))::int,
              proven_on = pg_postmaster_start_time()
          FROM log_identity before
          WHERE NOT i.fenced AND i.proven_on IS DISTINCT FROM pg_postmaster_start_time()

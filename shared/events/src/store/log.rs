@@ -4,6 +4,10 @@
 //! lies below the oldest running one, or its generation below the log's own (the generation is raised only when no
 //! writer of the old one is left). The watermark is taken in the statement that reads the rows. Nothing unsettled ever
 //! leaves this module.
+//!
+//! The log is in partitions of positions, and its order is not that of the positions. `log_floor` says from which position
+//! on the events after a place can be, so that the server looks into the partitions alone that can have any. Whoever asks
+//! what comes before something asks `log_place`, which knows the last events of what has left the database.
 
 use std::sync::Arc;
 
@@ -151,6 +155,8 @@ pub(crate) struct Page {
     pub more: bool,
     /// Whether rows wait for the watermark.
     pub unsettled: bool,
+    /// Whether events after the place asked for have left the database: the page tells nothing then.
+    pub gone: bool,
 }
 
 #[derive(FromRow)]
@@ -158,14 +164,16 @@ struct PageRow {
     log_generation: i64,
     fenced_reason: Option<String>,
     wal: i64,
+    gone: bool,
     settled: Option<bool>,
 }
 
-const PAGE: &str = "
+pub(super) const PAGE: &str = "
     SELECT i.generation AS log_generation,
            coalesce(i.fenced_reason, CASE WHEN i.table_oid IS DISTINCT FROM to_regclass('event_log')::oid
                THEN 'event_log is not the table of log_identity: the schema was restored' END) AS fenced_reason,
            (pg_current_wal_flush_lsn() - '0/0')::bigint AS wal,
+           (i.dropped_generation, i.dropped_xid, i.dropped_position) > ($1, $2::xid8, $3) AS gone,
            e.generation < i.generation OR e.xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
@@ -173,7 +181,7 @@ const PAGE: &str = "
     FROM log_identity i
     LEFT JOIN LATERAL (
         SELECT * FROM event_log l
-        WHERE (l.generation, l.xid, l.position) > ($1, $2::xid8, $3)
+        WHERE (l.generation, l.xid, l.position) > ($1, $2::xid8, $3) AND l.position >= log_floor($1, $2::xid8, $3)
         ORDER BY l.generation, l.xid, l.position
         LIMIT $4
     ) e ON true
@@ -203,6 +211,7 @@ pub(crate) async fn page(
         events: Vec::new(),
         more: false,
         unsettled: false,
+        gone: false,
     };
     let mut bytes = 0;
     while let Some(row) = rows.try_next().await? {
@@ -210,6 +219,10 @@ pub(crate) async fn page(
         page.generation = head.log_generation;
         page.fenced = head.fenced_reason;
         page.wal = head.wal;
+        if head.gone {
+            page.gone = true;
+            return Ok(page);
+        }
         // No row of the log: the outer join's only row.
         let Some(settled) = head.settled else { break };
         if !settled {
@@ -233,7 +246,8 @@ pub(crate) async fn page(
     Ok(page)
 }
 
-/// For every virtual partition the last event at or before `at`.
+/// For every virtual partition the last event at or before `at`, a place that has not left the database or is the last
+/// that has.
 pub(crate) async fn predecessors(
     executor: impl PgExecutor<'_>,
     at: Position,
@@ -242,7 +256,7 @@ pub(crate) async fn predecessors(
         "SELECT v.vpartition::smallint, e.generation, e.xid::text::bigint, e.position
          FROM generate_series(0, 63) AS v (vpartition)
          CROSS JOIN LATERAL (
-             SELECT l.generation, l.xid, l.position FROM event_log l
+             SELECT l.generation, l.xid, l.position FROM log_place l
              WHERE l.vpartition = v.vpartition AND (l.generation, l.xid, l.position) <= ($1, $2::xid8, $3)
              ORDER BY l.generation DESC, l.xid DESC, l.position DESC
              LIMIT 1
@@ -260,13 +274,16 @@ pub(crate) async fn predecessors(
     Ok(all)
 }
 
-/// Which event stands at a place, if the log has one there.
+/// Which event stands at a place, if the log has one there. Of those that have left the database it knows the last ones.
 pub(crate) async fn event_at(
     executor: impl PgExecutor<'_>,
     at: Position,
 ) -> Result<Option<Uuid>, StoreError> {
     Ok(sqlx::query_scalar(
-        "SELECT event_id FROM event_log WHERE position = $3 AND generation = $1 AND xid = $2::xid8",
+        "SELECT event_id FROM event_log WHERE position = $3 AND generation = $1 AND xid = $2::xid8
+         UNION ALL
+         SELECT event_id FROM log_frontier WHERE position = $3 AND generation = $1 AND xid = $2::xid8
+         LIMIT 1",
     )
     .bind(at.generation)
     .bind(at.xid.to_string())
@@ -303,7 +320,7 @@ pub(crate) async fn end_of_generation(
 ) -> Result<Position, StoreError> {
     let row: Option<(i64, i64, i64)> = sqlx::query_as(
         // Qualified: ORDER BY would take the bare name for the cast value, which no index has.
-        "SELECT l.generation, l.xid::text::bigint, l.position FROM event_log l
+        "SELECT l.generation, l.xid::text::bigint, l.position FROM log_place l
          WHERE l.generation <= $1 AND $1 < (SELECT i.generation FROM log_identity i)
          ORDER BY l.generation DESC, l.xid DESC, l.position DESC LIMIT 1",
     )
@@ -333,7 +350,7 @@ pub(crate) async fn heads(executor: impl PgExecutor<'_>) -> Result<(i64, Vec<(u1
              SELECT v.vpartition::smallint AS vpartition, e.generation, e.xid::text::bigint AS xid, e.position
              FROM generate_series(0, 63) AS v (vpartition)
              CROSS JOIN LATERAL (
-                 SELECT l.generation, l.xid, l.position FROM event_log l
+                 SELECT l.generation, l.xid, l.position FROM log_place l
                  WHERE l.vpartition = v.vpartition
                    AND (l.generation < i.generation OR l.xid < pg_snapshot_xmin(pg_current_snapshot()))
                  ORDER BY l.generation DESC, l.xid DESC, l.position DESC
@@ -366,21 +383,36 @@ pub(crate) struct Chunk {
 
 // Keys first, from the index alone: at most `per partition` of each. A partition that has more may hide a row in front
 // of another partition's, so nothing is told beyond the last key of any such partition (the cut). Payloads are read for
-// the rows that remain. The watermark of the first chunk is an upper bound for the following ones.
-const CHUNK: &str = "
+// the rows that remain. The watermark of the first chunk is an upper bound for the following ones. Nothing is told when
+// events after any of the cursors have left the database.
+pub(super) const CHUNK: &str = "
     WITH cursors AS (
         SELECT i.generation AS log_generation, c.*,
                LEAST(pg_snapshot_xmin(pg_current_snapshot()), $7::xid8) AS watermark,
-               b.generation AS before_generation, b.xid AS before_xid, b.position AS before_position
+               CASE WHEN h.here THEN c.generation ELSE b.generation END AS before_generation,
+               CASE WHEN h.here THEN c.xid ELSE b.xid END AS before_xid,
+               CASE WHEN h.here THEN c.position ELSE b.position END AS before_position
         FROM log_identity i
         CROSS JOIN UNNEST($1::smallint[], $2::bigint[], $3::text[]::xid8[], $4::bigint[])
              AS c (vpartition, generation, xid, position)
+        -- A cursor nearly always stands on an event: one look at one partition. Only otherwise all are asked.
         LEFT JOIN LATERAL (
-            SELECT l.generation, l.xid, l.position FROM event_log l
-            WHERE l.vpartition = c.vpartition AND (l.generation, l.xid, l.position) <= (c.generation, c.xid, c.position)
+            SELECT true AS here FROM event_log l
+            WHERE l.position = c.position AND l.generation = c.generation AND l.xid = c.xid
+              AND l.vpartition = c.vpartition
+            LIMIT 1
+        ) h ON true
+        LEFT JOIN LATERAL (
+            SELECT l.generation, l.xid, l.position FROM log_place l
+            WHERE h.here IS NULL AND l.vpartition = c.vpartition
+              AND (l.generation, l.xid, l.position) <= (c.generation, c.xid, c.position)
             ORDER BY l.generation DESC, l.xid DESC, l.position DESC
             LIMIT 1
         ) b ON true
+    ), gone AS (
+        SELECT 1 FROM cursors c
+        JOIN log_frontier f ON f.vpartition = c.vpartition
+        WHERE (f.generation, f.xid, f.position) > (c.generation, c.xid, c.position)
     ), keys AS (
         SELECT k.*, c.before_generation, c.before_xid, c.before_position, c.watermark
         FROM cursors c
@@ -390,10 +422,12 @@ const CHUNK: &str = "
             FROM event_log l
             WHERE l.vpartition = c.vpartition
               AND (l.generation, l.xid, l.position) > (c.generation, c.xid, c.position)
+              AND l.position >= (SELECT log_floor($8, $9::xid8, $10))
               AND (l.generation < c.log_generation OR l.xid < c.watermark)
             ORDER BY l.generation, l.xid, l.position
             LIMIT $5
         ) k
+        WHERE NOT EXISTS (SELECT FROM gone)
     ), cut AS (
         SELECT k.generation, k.xid, k.position FROM keys k WHERE k.number = $5
         ORDER BY k.generation, k.xid, k.position LIMIT 1
@@ -422,7 +456,8 @@ struct ChunkRow {
 }
 
 /// Reads on behalf of a consumer: events of some virtual partitions, each after a place of its own, in log order, at
-/// most `limit` events and about `max_bytes`. An empty chunk means that there is no more below the watermark.
+/// most `limit` events and about `max_bytes`. An empty chunk means that there is no more below the watermark, or that
+/// some have left the database.
 pub(crate) async fn chunk(
     executor: impl PgExecutor<'_>,
     source: &Arc<str>,
@@ -434,6 +469,7 @@ pub(crate) async fn chunk(
     // As many keys of each partition as are likely to be told, so that a chunk costs about the same for one partition
     // and for all of them.
     let per_partition = (2 * limit / cursors.len().max(1)).clamp(32.min(limit), limit);
+    let lowest = cursors.iter().map(|(_, after)| *after).min().unwrap_or_default();
     let mut rows = sqlx::query(CHUNK)
         .bind(
             cursors
@@ -462,6 +498,9 @@ pub(crate) async fn chunk(
         .bind(per_partition as i64)
         .bind(limit as i64)
         .bind(watermark.map(|xid| xid.to_string()))
+        .bind(lowest.generation)
+        .bind(lowest.xid.to_string())
+        .bind(lowest.position)
         .fetch(executor);
     let mut chunk = Chunk {
         watermark: 0,
@@ -488,6 +527,16 @@ pub(crate) async fn chunk(
         chunk.events.push(row.into_event(source, prev)?);
     }
     Ok(chunk)
+}
+
+/// The last place that has left the database; the place before the first event while all of the log is there.
+pub(crate) async fn dropped(executor: impl PgExecutor<'_>) -> Result<Position, StoreError> {
+    let (generation, xid, position) = sqlx::query_as(
+        "SELECT dropped_generation, dropped_xid::text::bigint, dropped_position FROM log_identity",
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(place(generation, xid, position))
 }
 
 /// Tries to become the relay that publishes this schema's log: a lock that lasts as long as the connection.

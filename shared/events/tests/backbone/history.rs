@@ -198,6 +198,9 @@ async fn a_restored_schema_is_not_written_through_old_connections() -> anyhow::R
          ALTER TABLE event_log RENAME TO dumped;
          CREATE TABLE event_log (LIKE dumped INCLUDING ALL);
          INSERT INTO event_log SELECT * FROM dumped WHERE position < 3;
+         CREATE OR REPLACE VIEW log_place AS
+             SELECT vpartition, generation, xid, position FROM event_log
+             UNION ALL SELECT vpartition, generation, xid, position FROM log_frontier;
          DROP TABLE dumped;
          ALTER TABLE event_log OWNER TO waybill_order;",
     )

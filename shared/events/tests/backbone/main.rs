@@ -9,6 +9,7 @@ mod letters;
 mod log;
 mod operate;
 mod operator;
+mod partitions;
 mod read;
 mod recorder;
 mod recovery;
