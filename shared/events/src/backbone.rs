@@ -208,7 +208,7 @@ impl Backbone {
         let logs = sources
             .iter()
             .map(|source| {
-                let log = source_log(&self.db, &self.log, &self.peers, source);
+                let log = source_log(&self.log, &self.peers, source);
                 (Arc::clone(source), log)
             })
             .collect();
@@ -224,8 +224,11 @@ impl Backbone {
         }
     }
 
-    /// Keeps the log in partitions.
+    /// Keeps the log in partitions; with an archive also takes the oldest ones out of the database, and reads them there.
     pub fn upkeep(mut self, options: UpkeepOptions) -> Self {
+        if let Some(archive) = &options.archive {
+            self.log.set_archive(archive.clone());
+        }
         self.starts.push(Box::new(move |wiring, tasks| {
             let upkeep = Upkeep {
                 db: wiring.db.clone(),
@@ -259,7 +262,7 @@ impl Backbone {
     /// The reading side of the log, to be added to the service's gRPC server.
     #[must_use]
     pub fn grpc(&self) -> EventLogServiceServer<EventLogApi> {
-        EventLogServiceServer::new(EventLogApi::new(OwnLog::new(&self.db, self.log.source())))
+        EventLogServiceServer::new(EventLogApi::new(OwnLog::new(&self.log)))
     }
 
     /// What operates the consumers registered so far, to be added to the service's gRPC server.
@@ -335,7 +338,7 @@ impl Wiring {
             .iter()
             .map(|&name| {
                 let source: Arc<str> = Arc::from(name);
-                let log = source_log(&self.db, &self.log, &self.peers, &source);
+                let log = source_log(&self.log, &self.peers, &source);
                 let log = log.ok_or(BackboneError::NoPeer {
                     consumer: F::NAME,
                     source_name: name,
@@ -347,9 +350,9 @@ impl Wiring {
 }
 
 /// The way to a log: in the own database, or through a peer. None when it is neither.
-fn source_log(db: &Db, own: &Log, peers: &Peers, source: &Arc<str>) -> Option<SourceLog> {
+fn source_log(own: &Log, peers: &Peers, source: &Arc<str>) -> Option<SourceLog> {
     if source == own.source() {
-        return Some(SourceLog::Own(OwnLog::new(db, source)));
+        return Some(SourceLog::Own(OwnLog::new(own)));
     }
     let channel = peers.get(&**source)?;
     Some(SourceLog::Peer {

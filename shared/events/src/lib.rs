@@ -17,6 +17,7 @@
 //! [`Backbone`] puts it together for a service. It holds no business rule and knows no service. `README.md` numbers the
 //! invariants.
 
+mod archive;
 mod backbone;
 pub mod cursor;
 pub mod envelope;
@@ -35,6 +36,7 @@ mod overview;
 mod position;
 mod reader;
 mod relay;
+mod retention;
 mod status;
 mod store;
 mod upkeep;
@@ -46,6 +48,7 @@ pub mod resume {
     pub use crate::relay::resume::{Differs, Place, Resume, decide};
 }
 
+pub use archive::{Archive, ArchiveError};
 pub use backbone::{Backbone, BackboneError, Peers, register_effects, resume_consumer, stop_consumer};
 pub use error::FoldError;
 pub use event::{Event, MAX_PAYLOAD_BYTES, MalformedEvent, NewEvent};

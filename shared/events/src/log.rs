@@ -3,13 +3,14 @@
 //! Nothing here publishes. The relay is woken once the transaction is committed: through a bell when it runs in this
 //! process, by NOTIFY when it does not.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 use waybill_store::error::StoreError;
 use waybill_store::{Db, Tx};
 
+use crate::archive::Archive;
 use crate::event::{MAX_PAYLOAD_BYTES, NewEvent};
 use crate::store;
 
@@ -42,6 +43,8 @@ struct Inner {
     /// Whether the relay that publishes runs in this process. NOTIFY takes a lock of the whole database at commit, so it
     /// is only used when it is needed.
     relay_is_here: AtomicBool,
+    /// Where events are that have left the database.
+    archive: OnceLock<Archive>,
 }
 
 impl Log {
@@ -54,6 +57,7 @@ impl Log {
                 bell: db.bell(BELL),
                 channel: format!("waybill_log_{}", db.schema()),
                 relay_is_here: AtomicBool::new(false),
+                archive: OnceLock::new(),
                 db: db.clone(),
             }),
         }
@@ -120,6 +124,16 @@ impl Log {
     #[must_use]
     pub fn source(&self) -> &Arc<str> {
         &self.inner.source
+    }
+
+    /// Says where events are that have left the database. Once, before anything is read.
+    pub(crate) fn set_archive(&self, archive: Archive) {
+        // The first one stays: a log has one archive.
+        let _refused = self.inner.archive.set(archive);
+    }
+
+    pub(crate) fn archive(&self) -> Option<&Archive> {
+        self.inner.archive.get()
     }
 
     pub(crate) fn db(&self) -> &Db {

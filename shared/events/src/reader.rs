@@ -1,6 +1,7 @@
 //! Reading a log from a place on: straight from the own database, or from a peer by `ReadEvents`.
 //!
-//! Both ways give the same events in the same order and end at the watermark. Nothing is remembered between reads.
+//! Both ways give the same events in the same order and end at the watermark. What has left the database is read from the
+//! archive, and what follows it from the database again, without a seam. Nothing is remembered between reads.
 
 use std::sync::Arc;
 
@@ -15,8 +16,10 @@ use waybill_rpc::client::Channel;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
+use crate::archive::{self, Archive, ArchiveError};
 use crate::cursor::Cursor;
 use crate::event::{Event, MalformedEvent};
+use crate::log::Log;
 use crate::overview::PartitionLag;
 use crate::position::Position;
 use crate::store;
@@ -33,9 +36,15 @@ pub(crate) enum ReadError {
     #[error("{}: {}", .0.code(), .0.message())]
     Peer(#[from] Box<tonic::Status>),
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Own(#[from] OwnError),
     #[error(transparent)]
     Malformed(#[from] MalformedEvent),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        ReadError::Own(error.into())
+    }
 }
 
 impl From<tonic::Status> for ReadError {
@@ -44,19 +53,36 @@ impl From<tonic::Status> for ReadError {
     }
 }
 
-/// The log in our own database.
+/// Why our own log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Neither the database nor an archive has the events after a cursor.
+    #[error("events after a cursor have left the log: {0}")]
+    Expired(String),
+}
+
+impl From<OwnError> for StoreError {
+    fn from(error: OwnError) -> Self {
+        match error {
+            OwnError::Store(error) => error,
+            other => StoreError::other(other),
+        }
+    }
+}
+
+/// The log in our own database, and in the archive.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnLog {
-    db: Db,
-    source: Arc<str>,
+    log: Log,
 }
 
 impl OwnLog {
-    pub fn new(db: &Db, source: &Arc<str>) -> Self {
-        OwnLog {
-            db: db.clone(),
-            source: Arc::clone(source),
-        }
+    pub fn new(log: &Log) -> Self {
+        OwnLog { log: log.clone() }
     }
 
     /// The events after the cursors, in log order, up to the watermark at the time of the first chunk.
@@ -64,29 +90,35 @@ impl OwnLog {
         &self,
         cursors: Vec<(u16, Position)>,
         limit: Option<usize>,
-    ) -> impl Stream<Item = Result<Vec<Event>, StoreError>> + Send + use<> {
+    ) -> impl Stream<Item = Result<Vec<Event>, OwnError>> + Send + use<> {
         let begin = Reading {
             log: self.clone(),
             cursors,
             watermark: None,
             left: limit,
+            gone: None,
         };
         futures_util::stream::try_unfold(begin, Reading::next)
     }
 
+    /// The service whose log it is.
+    pub fn source(&self) -> &Arc<str> {
+        self.log.source()
+    }
+
     /// The database that the log is in.
     pub fn db(&self) -> &Db {
-        &self.db
+        self.log.db()
     }
 
     /// The last place of every partition that has one, and the generation the log writes in.
     pub async fn heads(&self) -> Result<(i64, Vec<(u16, Position)>), StoreError> {
-        store::log::heads(self.db.pool()).await
+        store::log::heads(self.log.db().pool()).await
     }
 
     /// What lies behind some places; counting ends at `most` a partition.
     pub async fn lag(&self, cursors: &[(u16, Position)], most: i64) -> Result<Vec<PartitionLag>, StoreError> {
-        let lags = store::operate::lag(self.db.pool(), cursors, most + 1).await?;
+        let lags = store::operate::lag(self.log.db().pool(), cursors, most + 1).await?;
         Ok(lags
             .into_iter()
             .map(|lag| PartitionLag {
@@ -104,36 +136,174 @@ struct Reading {
     cursors: Vec<(u16, Position)>,
     watermark: Option<u64>,
     left: Option<usize>,
+    /// What is read from the archive at the moment.
+    gone: Option<Gone>,
 }
 
 impl Reading {
-    async fn next(mut self) -> Result<Option<(Vec<Event>, Reading)>, StoreError> {
+    async fn next(mut self) -> Result<Option<(Vec<Event>, Reading)>, OwnError> {
         let limit = self.left.map_or(CHUNK_EVENTS, |left| left.min(CHUNK_EVENTS));
         if limit == 0 || self.cursors.is_empty() {
             return Ok(None);
         }
-        let chunk = store::log::chunk(
-            self.log.db.pool(),
-            &self.log.source,
-            &self.cursors,
-            self.watermark,
-            limit,
-            CHUNK_BYTES,
-        )
-        .await?;
-        if chunk.events.is_empty() {
-            return Ok(None);
+        loop {
+            if let Some(gone) = &mut self.gone {
+                let mut events = gone.next(self.log.source(), &self.cursors).await?;
+                events.truncate(limit);
+                if !events.is_empty() {
+                    let reading = self.advance(&events);
+                    return Ok(Some((events, reading)));
+                }
+                self.gone = None;
+            }
+            let pool = self.log.db().pool();
+            let chunk = store::log::chunk(
+                pool,
+                self.log.source(),
+                &self.cursors,
+                self.watermark,
+                limit,
+                CHUNK_BYTES,
+            )
+            .await?;
+            if !chunk.events.is_empty() {
+                self.watermark = Some(chunk.watermark);
+                let events = chunk.events;
+                let reading = self.advance(&events);
+                return Ok(Some((events, reading)));
+            }
+            if !store::log::is_gone(pool, &self.cursors).await? {
+                return Ok(None);
+            }
+            self.gone = Some(Gone::open(&self.log, &self.cursors).await?);
         }
-        self.watermark = Some(chunk.watermark);
-        self.left = self.left.map(|left| left - chunk.events.len());
+    }
+
+    /// Goes on behind these events.
+    fn advance(mut self, events: &[Event]) -> Reading {
+        self.left = self.left.map(|left| left - events.len());
         let mut reached = [None; PARTITIONS as usize];
-        for event in &chunk.events {
+        for event in events {
             reached[usize::from(event.vpartition)] = Some(event.position);
         }
         for (partition, after) in &mut self.cursors {
             *after = reached[usize::from(*partition)].unwrap_or(*after);
         }
-        Ok(Some((chunk.events, self)))
+        self
+    }
+}
+
+/// The part of a log that has left the database, from some cursors on.
+struct Gone {
+    archive: Archive,
+    objects: std::vec::IntoIter<store::archive::Gone>,
+    reading: Option<(store::archive::Gone, archive::Reading)>,
+    found: bool,
+}
+
+impl Gone {
+    async fn open(log: &OwnLog, cursors: &[(u16, Position)]) -> Result<Gone, OwnError> {
+        let archive = log.log.archive().cloned().ok_or_else(|| {
+            OwnError::Expired(
+                "they are in an archive, and this service has none configured (log.archive)".to_owned(),
+            )
+        })?;
+        let objects = store::archive::gone(log.db().pool(), cursors).await?;
+        Ok(Gone {
+            archive,
+            objects: objects.into_iter(),
+            reading: None,
+            found: false,
+        })
+    }
+
+    /// The next events after the cursors; none at the end.
+    async fn next(&mut self, source: &Arc<str>, cursors: &[(u16, Position)]) -> Result<Vec<Event>, OwnError> {
+        let mut after = [None; PARTITIONS as usize];
+        for (partition, place) in cursors {
+            after[usize::from(*partition)] = Some(*place);
+        }
+        loop {
+            let Some((object, reading)) = &mut self.reading else {
+                let Some(object) = self.objects.next() else {
+                    return self.end();
+                };
+                let reading = self.archive.read(&object.object).await.map_err(expired)?;
+                self.reading = Some((object, reading));
+                continue;
+            };
+            let name = object.object.as_str();
+            let logged = reading.next().await.map_err(expired)?;
+            if logged.is_empty() {
+                if reading.sha256().as_slice() != object.sha256 {
+                    return Err(ArchiveError::damaged(name, "it is not what was written").into());
+                }
+                self.reading = None;
+                continue;
+            }
+            let events = logged
+                .into_iter()
+                .map(|logged| {
+                    Event::from_logged(source, logged).map_err(|fault| ArchiveError::damaged(name, fault))
+                })
+                .collect::<Result<Vec<Event>, ArchiveError>>()?;
+            let wanted: Vec<Event> = events
+                .into_iter()
+                .filter(|event| {
+                    after[usize::from(event.vpartition)].is_some_and(|after| event.position > after)
+                })
+                .collect();
+            if !wanted.is_empty() {
+                self.found = true;
+                return Ok(wanted);
+            }
+        }
+    }
+
+    /// Something was there to be found: else the caller would ask again for ever.
+    fn end(&self) -> Result<Vec<Event>, OwnError> {
+        if self.found {
+            return Ok(Vec::new());
+        }
+        Err(ArchiveError::damaged(
+            "what was archived",
+            "it does not have the events that left the database",
+        )
+        .into())
+    }
+}
+
+/// An object that is not there any more is no fault of a moment.
+fn expired(error: ArchiveError) -> OwnError {
+    match error {
+        ArchiveError::Missing { object } => {
+            OwnError::Expired(format!("{object} is no longer in the archive"))
+        }
+        other => OwnError::Archive(other),
+    }
+}
+
+/// Which event stood at a place that has left the database, as the archive has it.
+pub(crate) async fn archived_event_at(log: &Log, at: Position) -> Result<Option<uuid::Uuid>, OwnError> {
+    let Some(archive) = log.archive() else {
+        return Ok(None);
+    };
+    let Some(object) = store::archive::object_of(log.db().pool(), at).await? else {
+        return Ok(None);
+    };
+    let mut reading = archive.read(&object).await.map_err(expired)?;
+    loop {
+        let events = reading.next().await.map_err(expired)?;
+        if events.is_empty() {
+            return Ok(None);
+        }
+        for logged in events {
+            if logged.position.map(Position::from) == Some(at) {
+                let event = Event::from_logged(log.source(), logged)
+                    .map_err(|fault| ArchiveError::damaged(&object, fault))?;
+                return Ok(Some(event.event_id.uuid()));
+            }
+        }
     }
 }
 
@@ -192,7 +362,7 @@ impl SourceLog {
     ) -> Result<(), ReadError> {
         match self {
             SourceLog::Own(log) => {
-                store::consumers::report(log.db.pool(), service, consumer, cursors).await?;
+                store::consumers::report(log.db().pool(), service, consumer, cursors).await?;
             }
             SourceLog::Peer { channel, .. } => {
                 let request = ReportCursorsRequest {

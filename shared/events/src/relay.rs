@@ -349,7 +349,7 @@ impl Relay {
             }
             Err(EnsureError::Fault(fault)) => return Err(fault.into()),
         }
-        match proof::compare(pool, &self.nats, service, self.acknowledged, run_up).await? {
+        match proof::compare(&self.log, &self.nats, self.acknowledged, run_up).await? {
             Ok(resume) => Ok(resume),
             Err(differs) => Err(Stop::Halt(Condition::HistoryDiffers(differs.reason))),
         }

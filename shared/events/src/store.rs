@@ -2,6 +2,7 @@
 //!
 //! Text and types only. What the answers mean is decided elsewhere.
 
+pub(crate) mod archive;
 pub(crate) mod consumers;
 pub(crate) mod fold;
 pub(crate) mod history;

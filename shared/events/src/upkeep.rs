@@ -1,4 +1,4 @@
-//! The upkeep of the log: makes partitions ahead of need, and notices where they end.
+//! The upkeep of the log: makes partitions ahead of need, notices where they end, and lets the oldest go.
 //!
 //! Appends never wait for it: a row for which there is no partition yet goes into the default one, of which the upkeep
 //! makes a partition afterwards. Several replicas may run it at once.
@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
+use crate::archive::Archive;
 use crate::relay::in_words;
+use crate::retention::{Retention, RetentionError};
 use crate::status::{Condition, Part};
 use crate::store::partitions::{self, State};
 
@@ -19,6 +21,11 @@ use crate::store::partitions::{self, State};
 pub struct UpkeepOptions {
     /// The positions of a partition. While many partitions are kept, new ones are larger. Default 1 000 000.
     pub partition_events: i64,
+    /// Where partitions go that everybody has passed, before they leave the database. None, the default: all of the log
+    /// stays in it.
+    pub archive: Option<Archive>,
+    /// How long a partition stays after its last event, at least. Default 30 days.
+    pub keep: Duration,
     /// How often the partitions are looked at. Default 10 s.
     pub every: Duration,
 }
@@ -27,6 +34,8 @@ impl Default for UpkeepOptions {
     fn default() -> Self {
         UpkeepOptions {
             partition_events: 1_000_000,
+            archive: None,
+            keep: Duration::from_secs(30 * 24 * 60 * 60),
             every: Duration::from_secs(10),
         }
     }
@@ -69,7 +78,7 @@ impl Upkeep {
         }
     }
 
-    async fn keep(&self) -> Result<(), StoreError> {
+    async fn keep(&self) -> Result<(), RetentionError> {
         let pool = self.db.pool();
         let seen = partitions::state(pool).await?;
         if next(seen, self.options.partition_events).is_some() {
@@ -77,7 +86,17 @@ impl Upkeep {
         }
         partitions::note_filled(pool, seen.drawn).await?;
         while partitions::close_next(pool).await? {}
-        Ok(())
+        match &self.options.archive {
+            Some(archive) => {
+                let retention = Retention {
+                    db: self.db.clone(),
+                    archive: archive.clone(),
+                    keep: self.options.keep,
+                };
+                Box::pin(retention.run()).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes what is missing, each partition in a transaction of its own.
@@ -92,10 +111,7 @@ impl Upkeep {
                 return tx.rollback().await;
             };
             let done = match step {
-                Step::Make { low, high } => {
-                    partitions::make(tx.conn(), low, high).await?;
-                    true
-                }
+                Step::Make { low, high } => partitions::make(tx.conn(), low, high).await?,
                 Step::Adopt { low, high } => partitions::adopt(tx.conn(), low, high).await?,
             };
             if done {
@@ -122,7 +138,8 @@ fn next(state: State, partition_events: i64) -> Option<Step> {
     let low = state.next_low;
     let doublings = (state.partitions / MANY).clamp(0, i64::from(WIDEST)) as u32;
     let width = partition_events.max(1).saturating_mul(1 << doublings);
-    if state.astray {
+    // Also when what was drawn was rolled back, or is not written yet.
+    if state.astray || state.drawn >= low {
         // Room for those that are drawn but not written yet, so that none of them comes too late.
         let high = state.drawn.max(low).saturating_add(width);
         return Some(Step::Adopt { low, high });

@@ -156,12 +156,22 @@ impl NatsConfig {
 pub struct LogConfig {
     /// How many events a partition of the log holds: the piece in which the log is archived. Default 1 000 000.
     pub partition_events: u32,
+    /// Where partitions go that every consumer has passed, before they leave the database: a folder, or
+    /// `s3://bucket/prefix` with keys, region and endpoint in the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`). None, the default: all of the log stays in the database.
+    /// Never take it away again from a log that has used it.
+    pub archive: Option<String>,
+    /// Seconds that a partition stays in the database after it was full, at least. Default 30 days.
+    #[serde(with = "seconds")]
+    pub keep: Duration,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         LogConfig {
             partition_events: 1_000_000,
+            archive: None,
+            keep: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }

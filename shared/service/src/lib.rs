@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use waybill_events::{
-    Backbone, BackboneError, Fold, FoldOptions, Log, OutsideEffects, Peers, UpkeepOptions, Witness,
-    register_effects,
+    Archive, ArchiveError, Backbone, BackboneError, Fold, FoldOptions, Log, OutsideEffects, Peers,
+    UpkeepOptions, Witness, register_effects,
 };
 use waybill_kernel::time;
 use waybill_proto::FILE_DESCRIPTOR_SET;
@@ -78,6 +78,9 @@ pub enum StartError {
     /// What the service needs in its database could not be written: kinds of outside effects, limits of destinations.
     #[error("the database could not be prepared")]
     Prepare(#[from] StoreError),
+    /// The archive of the event log cannot be used.
+    #[error("log.archive cannot be used")]
+    Archive(#[from] ArchiveError),
     /// The backbone could not start.
     #[error("the event backbone could not start")]
     Backbone(#[from] BackboneError),
@@ -159,6 +162,8 @@ impl Service {
             .witness(&witness)
             .upkeep(UpkeepOptions {
                 partition_events: i64::from(common.log.partition_events),
+                archive: common.log.archive.as_deref().map(Archive::open).transpose()?,
+                keep: common.log.keep,
                 ..UpkeepOptions::default()
             });
         let server = Server::new(name, verifier, common.limits.clone())

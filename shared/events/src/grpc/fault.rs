@@ -8,6 +8,9 @@ use waybill_kernel::check::Violations;
 use waybill_rpc::fault::{Fault, to_status};
 use waybill_store::error::StoreError;
 
+use crate::archive::ArchiveError;
+use crate::reader::OwnError;
+
 /// Why a call of the log was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogFault {
@@ -29,6 +32,10 @@ pub(super) enum LogFault {
         seen_at: DateTime<Utc>,
         minutes: u64,
     },
+    #[error("{0}; begin anew from what is left, or give the archive back")]
+    Expired(String),
+    #[error("the archive of the event log cannot be read: {0}")]
+    Archive(#[source] ArchiveError),
     #[error("the event log cannot be read at the moment")]
     Store(#[from] StoreError),
 }
@@ -40,6 +47,10 @@ impl Fault for LogFault {
             LogFault::TooManyConsumers => Code::ResourceExhausted,
             LogFault::NoConsumer { .. } => Code::NotFound,
             LogFault::Alive { .. } => Code::FailedPrecondition,
+            LogFault::Expired(_) => Code::OutOfRange,
+            // Not DATA_LOSS: that is hidden from callers, and a person has to know.
+            LogFault::Archive(ArchiveError::Damaged { .. }) => Code::FailedPrecondition,
+            LogFault::Archive(_) => Code::Unavailable,
             LogFault::Store(StoreError::Unavailable { .. } | StoreError::Retry(_)) => Code::Unavailable,
             LogFault::Store(_) => Code::Internal,
         }
@@ -52,6 +63,9 @@ impl Fault for LogFault {
             LogFault::TooManyConsumers => "TOO_MANY_CONSUMERS",
             LogFault::NoConsumer { .. } => "CONSUMER_NOT_FOUND",
             LogFault::Alive { .. } => "CONSUMER_ALIVE",
+            LogFault::Expired(_) => "CURSOR_EXPIRED",
+            LogFault::Archive(ArchiveError::Damaged { .. }) => "ARCHIVE_DAMAGED",
+            LogFault::Archive(_) => "ARCHIVE_UNAVAILABLE",
             LogFault::Store(_) => "LOG_UNREADABLE",
         })
     }
@@ -76,7 +90,20 @@ impl Fault for LogFault {
                 format!("{service}/{consumer}"),
                 self.to_string(),
             )),
+            LogFault::Archive(ArchiveError::Damaged { object, .. }) => {
+                Some(("ARCHIVE_INTACT".to_owned(), object.clone(), self.to_string()))
+            }
             _ => None,
+        }
+    }
+}
+
+impl From<OwnError> for LogFault {
+    fn from(error: OwnError) -> Self {
+        match error {
+            OwnError::Store(error) => LogFault::Store(error),
+            OwnError::Archive(error) => LogFault::Archive(error),
+            expired @ OwnError::Expired(_) => LogFault::Expired(expired.to_string()),
         }
     }
 }

@@ -127,7 +127,7 @@ pub(crate) async fn recover(
 
 /// Follows the log from its beginning, archives included, as far as it is settled.
 async fn read_all(log: &Log, survivors: &mut Survivors) -> Result<Option<DateTime<Utc>>, StoreError> {
-    let own = OwnLog::new(log.db(), log.source());
+    let own = OwnLog::new(log);
     let all = (0..PARTITIONS)
         .map(|partition| (partition, Position::ZERO))
         .collect();

@@ -8,13 +8,14 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use uuid::Uuid;
 
 use super::in_words;
 use super::resume::{self, Differs, Resume};
 use crate::log::Log;
 use crate::nats::{Nats, NatsFault, Tail};
 use crate::position::Position;
+use crate::reader::{OwnError, archived_event_at};
 use crate::store;
 use crate::store::history::Doubt;
 use waybill_store::error::StoreError;
@@ -32,6 +33,8 @@ pub(super) enum Unproven {
     Store(#[from] StoreError),
     #[error(transparent)]
     Nats(#[from] NatsFault),
+    #[error(transparent)]
+    Archive(#[from] OwnError),
 }
 
 impl From<Unproven> for super::Stop {
@@ -42,18 +45,18 @@ impl From<Unproven> for super::Stop {
 
 /// Compares. A log that lacks what its stream tells is fenced; one that has it is noted as proven.
 pub(super) async fn compare(
-    pool: &PgPool,
+    log: &Log,
     nats: &Nats,
-    service: &str,
     acknowledged: Option<Position>,
     run_up: Position,
 ) -> Result<Result<Resume, Differs>, Unproven> {
+    let pool = log.db().pool();
     // First: whatever is found below was found in this generation, or in a later one, which is then left alone.
     let (generation, recovered) = store::history::generations(pool).await?;
-    let tail = nats.tail(service).await?;
+    let tail = nats.tail(log.source()).await?;
     let place = match tail {
         Tail::Event { position, .. } => Some(resume::Place {
-            in_log: store::log::event_at(pool, position).await?,
+            in_log: event_at(log, position).await?,
             recovered,
             fork: store::log::end_of_generation(pool, position.generation).await?,
         }),
@@ -68,6 +71,16 @@ pub(super) async fn compare(
         _ => {}
     }
     Ok(decision)
+}
+
+/// Which event stands at a place, also at one that has left the database.
+async fn event_at(log: &Log, at: Position) -> Result<Option<Uuid>, Unproven> {
+    let pool = log.db().pool();
+    let here = store::log::event_at(pool, at).await?;
+    if here.is_none() && at <= store::log::dropped(pool).await? {
+        return Ok(archived_event_at(log, at).await?);
+    }
+    Ok(here)
 }
 
 /// What a start learned.
@@ -139,7 +152,7 @@ async fn ask(log: &Log, nats: &Nats) -> Result<Proof, Unproven> {
     if nats.last_sequence(service).await?.is_none() {
         return Ok(Proof::Silent);
     }
-    match compare(log.db().pool(), nats, service, None, Position::ZERO).await? {
+    match compare(log, nats, None, Position::ZERO).await? {
         // `last_sequence` of an empty stream says nothing about the log.
         Ok(resume) if resume.after == Position::ZERO => Ok(Proof::Silent),
         Ok(_) => Ok(Proof::Settled),

@@ -167,7 +167,7 @@ pub(crate) async fn standing(executor: impl PgExecutor<'_>) -> Result<Standing, 
                 e.generation AS end_generation, e.xid AS end_xid, e.position AS end_position
          FROM log_identity i
          LEFT JOIN LATERAL (
-             SELECT l.generation, l.xid::text::bigint AS xid, l.position FROM event_log l
+             SELECT l.generation, l.xid::text::bigint AS xid, l.position FROM log_place l
              ORDER BY l.generation DESC, l.xid DESC, l.position DESC LIMIT 1
          ) e ON true",
     )
@@ -227,7 +227,10 @@ pub(crate) async fn known(
 ) -> Result<Vec<(bool, bool)>, StoreError> {
     Ok(sqlx::query_as(
         "SELECT EXISTS (SELECT FROM event_log e WHERE e.position = t.position AND e.generation = t.generation
-                          AND e.xid = t.xid AND e.event_id = t.event_id),
+                          AND e.xid = t.xid AND e.event_id = t.event_id)
+                    -- What has left the database was read by everybody first.
+                    OR EXISTS (SELECT FROM log_identity i WHERE (t.generation, t.xid, t.position)
+                               <= (i.dropped_generation, i.dropped_xid, i.dropped_position)),
                 EXISTS (SELECT FROM log_orphan o WHERE o.generation = t.generation AND o.xid = t.xid
                           AND o.position = t.position AND o.event_id = t.event_id AND o.recovered_in IS NOT NULL)
          FROM UNNEST($1::bigint[], $2::text[]::xid8[], $3::bigint[], $4::uuid[]) WITH ORDINALITY

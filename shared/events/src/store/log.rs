@@ -90,7 +90,7 @@ pub(crate) async fn append(
 
 /// A row of the log. The payload is missing where it was not asked for.
 #[derive(FromRow)]
-struct LogRow {
+pub(super) struct LogRow {
     generation: i64,
     xid: i64,
     position: i64,
@@ -98,19 +98,19 @@ struct LogRow {
     merchant_id: Uuid,
     store_id: Option<Uuid>,
     partition_key: Uuid,
-    vpartition: i16,
+    pub(super) vpartition: i16,
     aggregate_id: Uuid,
     aggregate_version: i64,
     #[sqlx(rename = "type")]
     type_name: String,
     payload: Option<Vec<u8>>,
-    payload_bytes: i32,
+    pub(super) payload_bytes: i32,
     traceparent: Option<String>,
     occurred_at: DateTime<Utc>,
 }
 
 impl LogRow {
-    fn into_event(self, source: &Arc<str>, prev: Position) -> Result<Event, StoreError> {
+    pub(super) fn into_event(self, source: &Arc<str>, prev: Position) -> Result<Event, StoreError> {
         Event {
             position: place(self.generation, self.xid, self.position),
             prev,
@@ -457,7 +457,7 @@ struct ChunkRow {
 
 /// Reads on behalf of a consumer: events of some virtual partitions, each after a place of its own, in log order, at
 /// most `limit` events and about `max_bytes`. An empty chunk means that there is no more below the watermark, or that
-/// some have left the database.
+/// some have left the database ([`is_gone`]).
 pub(crate) async fn chunk(
     executor: impl PgExecutor<'_>,
     source: &Arc<str>,
@@ -527,6 +527,22 @@ pub(crate) async fn chunk(
         chunk.events.push(row.into_event(source, prev)?);
     }
     Ok(chunk)
+}
+
+/// Whether events after any of the cursors have left the database.
+pub(crate) async fn is_gone(
+    executor: impl PgExecutor<'_>,
+    cursors: &[(u16, Position)],
+) -> Result<bool, StoreError> {
+    let rows: Vec<(i16, i64, i64, i64)> =
+        sqlx::query_as("SELECT vpartition, generation, xid::text::bigint, position FROM log_frontier")
+            .fetch_all(executor)
+            .await?;
+    Ok(rows.into_iter().any(|(partition, generation, xid, position)| {
+        cursors
+            .iter()
+            .any(|(named, after)| *named == partition as u16 && *after < place(generation, xid, position))
+    }))
 }
 
 /// The last place that has left the database; the place before the first event while all of the log is there.

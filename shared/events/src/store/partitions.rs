@@ -5,8 +5,9 @@
 use sqlx::{AssertSqlSafe, Executor as _, FromRow, PgConnection, PgExecutor};
 use waybill_store::error::StoreError;
 
-/// The longest that a statement waits for a table's lock: whoever appends or reads queues behind it. It is tried again.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+/// The longest that a statement waits for a table's lock: whoever appends or reads queues behind it. It is tried again,
+/// and partitions are made long before they are needed.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '100ms'";
 
 /// What the upkeep has to know of the partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
@@ -44,7 +45,8 @@ pub(crate) async fn try_lock(conn: &mut PgConnection) -> Result<bool, StoreError
     .await?)
 }
 
-fn name_of(low: i64) -> String {
+/// The table of a partition.
+pub(super) fn name_of(low: i64) -> String {
     format!("event_log_{low}")
 }
 
@@ -71,12 +73,20 @@ async fn attach(conn: &mut PgConnection, name: &str, low: i64, high: i64) -> Res
     Ok(())
 }
 
-/// Makes an empty partition. Neither writers nor readers wait for more than a moment: the parent is locked against other
-/// changes of its partitions only, the default partition (empty) while it is looked through.
-pub(crate) async fn make(conn: &mut PgConnection, low: i64, high: i64) -> Result<(), StoreError> {
+/// Makes an empty partition. False, and nothing done, when positions from `low` on have been drawn meanwhile.
+///
+/// Writers are kept out for the moment: one that drew a position, found no partition for it and went to the default one
+/// would be refused there once a partition for it exists.
+pub(crate) async fn make(conn: &mut PgConnection, low: i64, high: i64) -> Result<bool, StoreError> {
+    conn.execute("LOCK TABLE event_log IN SHARE ROW EXCLUSIVE MODE")
+        .await?;
+    if state(&mut *conn).await?.drawn >= low {
+        return Ok(false);
+    }
     let name = name_of(low);
     create(conn, &name).await?;
-    attach(conn, &name, low, high).await
+    attach(conn, &name, low, high).await?;
+    Ok(true)
 }
 
 /// Makes a partition of what the default one holds, and a new default one. False, and nothing done, when positions from

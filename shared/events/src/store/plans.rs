@@ -17,7 +17,7 @@ async fn ten_partitions(db: &Db) -> anyhow::Result<()> {
     for number in 0..12 {
         let mut tx = db.begin().await?;
         anyhow::ensure!(try_lock(tx.conn()).await?);
-        make(tx.conn(), 1 + number * 1000, 1001 + number * 1000).await?;
+        anyhow::ensure!(make(tx.conn(), 1 + number * 1000, 1001 + number * 1000).await?);
         tx.commit().await?;
     }
     for _ in 0..98 {

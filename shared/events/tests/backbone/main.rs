@@ -2,6 +2,7 @@
 //!
 //! One test binary, so one Postgres. Each test has a database and a nats-server of its own.
 
+mod archive;
 mod consumers;
 mod fold;
 mod history;

@@ -12,6 +12,7 @@ pub fn small() -> UpkeepOptions {
     UpkeepOptions {
         partition_events: 50,
         every: Duration::from_millis(20),
+        ..UpkeepOptions::default()
     }
 }
 
