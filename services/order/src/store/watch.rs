@@ -85,6 +85,7 @@ pub(crate) async fn changes(
                  SELECT generation, xid, position, merchant_id, store_id, aggregate_id, type, aggregate_version, occurred_at
                  FROM event_log l
                  WHERE (l.generation, l.xid, l.position) > ($1, $2::xid8, $3)
+                   AND l.position >= log_floor($1, $2::xid8, $3)
                  ORDER BY l.generation, l.xid, l.position
                  LIMIT $4
              ) e
@@ -142,7 +143,7 @@ pub(crate) async fn changes(
 pub(crate) async fn head(executor: impl PgExecutor<'_>) -> Result<Position, StoreError> {
     let row: Option<(i64, i64, i64)> = sqlx::query_as(
         "SELECT l.generation, l.xid::text::bigint, l.position
-         FROM event_log l, log_identity i
+         FROM log_place l, log_identity i
          WHERE l.generation < i.generation OR l.xid < pg_snapshot_xmin(pg_current_snapshot())
          ORDER BY l.generation DESC, l.xid DESC, l.position DESC
          LIMIT 1",
