@@ -91,6 +91,8 @@ async fn a_database_that_is_away_is_said_so() -> Result<()> {
     })
     .await;
     let shop = service.shop();
+    // It has started once it answers; a start without a database fails.
+    shop.try_place("r-0", order("0")).await?;
     wire.cut();
     let (code, reason) = refusal(shop.try_place("r-1", order("1")).await);
     assert_eq!(
