@@ -147,3 +147,47 @@ pub struct Notification {
     /// The trace it belongs to.
     pub traceparent: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notification(id: NotificationId, order: u128, stage: Stage, subject: u128) -> Notification {
+        Notification {
+            id,
+            merchant: MerchantId::from(Uuid::from_u128(1)),
+            store: StoreId::from(Uuid::from_u128(2)),
+            order: OrderId::from(Uuid::from_u128(order)),
+            stage,
+            subject: Uuid::from_u128(subject),
+            state: State::Scheduled,
+            reason: String::new(),
+            attempts: 0,
+            message_id: String::new(),
+            scheduled_at: DateTime::UNIX_EPOCH,
+            sent_at: None,
+            traceparent: None,
+        }
+    }
+
+    #[test]
+    fn a_message_decided_again_is_the_same_mail() {
+        let id = |order, stage, subject, from: &str| {
+            message_id(
+                &notification(NotificationId::generate(), order, stage, subject),
+                from,
+            )
+        };
+        let first = id(3, Stage::OrderConfirmed, 3, "a@shop.example");
+        assert_eq!(first, id(3, Stage::OrderConfirmed, 3, "b@shop.example"));
+        assert!(first.ends_with("@shop.example"), "{first}");
+        for other in [
+            id(4, Stage::OrderConfirmed, 3, "a@shop.example"),
+            id(3, Stage::OrderCancelled, 3, "a@shop.example"),
+            id(3, Stage::OrderConfirmed, 4, "a@shop.example"),
+        ] {
+            assert_ne!(first, other);
+        }
+        assert!(id(3, Stage::OrderConfirmed, 3, "").ends_with("@unknown.invalid"));
+    }
+}

@@ -174,3 +174,49 @@ async fn no_mail_goes_out_twice() -> anyhow::Result<()> {
     no_mail_twice(&shop)?;
     shop.stack.stop().await
 }
+
+/// The order schema goes back to before orders that everybody had heard of.
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_list_what_is_gone_and_go_on() -> anyhow::Result<()> {
+    use waybill_proto::waybill::notification::v1::Stage;
+    let shop = Shop::open().await?;
+    shop.stock([("LAMP", 100_000)]).await?;
+    let night = Night::of(&shop, "order")?;
+    several(&shop, "EARLY", 2).await?;
+    let copy = night.dump().await?;
+    let lost = several(&shop, "LOST", 3).await?;
+    mailed(&shop, &lost, Stage::OrderConfirmed.into()).await?;
+    night.caught_up().await?;
+
+    night.put_back(&copy).await?;
+    night.fenced().await?;
+    let recovery = night.recover().await?;
+    ensure!(
+        recovery.orphans >= 6,
+        "placed and paid three orders: {recovery:?}"
+    );
+    night.settle().await?;
+    for service in ["fulfillment", "refund", "notification", "analytics"] {
+        wait::until(&format!("the phantoms of {service}"), || async {
+            let listed = night.phantoms(service).await?;
+            let all = lost.iter().all(|order| {
+                let mut phantoms = listed.iter().filter(|phantom| phantom.key == order.order_id);
+                phantoms.any(|phantom| phantom.r#type == "waybill.order.v1.OrderPlaced")
+            });
+            Ok(all.then_some(()))
+        })
+        .await?;
+    }
+
+    // The new history reaches everybody.
+    let after = several(&shop, "LATE", 2).await?;
+    mailed(&shop, &after, Stage::OrderConfirmed.into()).await?;
+    for order in &after {
+        cancel(&shop, order).await?;
+        shop.refund_in(&order.order_id, RefundState::Succeeded).await?;
+    }
+    night.settle().await?;
+    night.caught_up().await?;
+    no_mail_twice(&shop)?;
+    shop.stack.stop().await
+}

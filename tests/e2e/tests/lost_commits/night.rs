@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use waybill_e2e::shop::Shop;
 use waybill_e2e::wait;
+use waybill_proto::waybill::events::v1::consumer_service_client::ConsumerServiceClient;
 use waybill_proto::waybill::events::v1::history_service_client::HistoryServiceClient;
 use waybill_proto::waybill::events::v1::{
-    AdoptEffectsRequest, GetHistoryRequest, ListHeldEffectsRequest, RecoverLogRequest, Recovery,
-    ReleaseEffectsRequest,
+    AdoptEffectsRequest, GetHistoryRequest, ListConsumersRequest, ListHeldEffectsRequest,
+    ListPhantomsRequest, Phantom, RecoverLogRequest, Recovery, ReleaseEffectsRequest,
 };
 use waybill_rpc::auth::Claims;
 use waybill_rpc::client::{self, Channel, TokenSource};
@@ -155,5 +156,35 @@ impl<'a> Night<'a> {
             }
         })
         .await
+    }
+
+    /// Waits until all consumers of all services have taken all there is.
+    pub async fn caught_up(&self) -> anyhow::Result<()> {
+        for service in self.shop.stack.context().endpoints.keys() {
+            wait::until(&format!("the consumers of {service}"), || async {
+                let mut client = ConsumerServiceClient::new(self.channel(service)?);
+                let request = ListConsumersRequest::default();
+                let consumers = client.list_consumers(request).await?.into_inner().consumers;
+                let mut sources = consumers.iter().flat_map(|consumer| &consumer.sources);
+                let behind = sources.any(|source| source.lag_events.is_none_or(|events| events > 0));
+                Ok((!behind).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub async fn phantoms(&self, service: &str) -> anyhow::Result<Vec<Phantom>> {
+        let request = ListPhantomsRequest {
+            source: self.schema.to_owned(),
+            page_size: 500,
+            ..ListPhantomsRequest::default()
+        };
+        Ok(self
+            .history(service)?
+            .list_phantoms(request)
+            .await?
+            .into_inner()
+            .phantoms)
     }
 }
