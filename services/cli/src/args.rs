@@ -162,6 +162,10 @@ pub struct VerifyArgs {
     /// Seconds that everything may take to settle after the last fault.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub settle: u64,
+    /// At the end, put the whole Postgres back to an older copy and recover by the runbook, with an account of what is
+    /// lost.
+    #[arg(long)]
+    pub lose_commits: bool,
     /// Where data, settings and logs of the run go; a temporary folder, removed when all checks hold, when not given.
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,

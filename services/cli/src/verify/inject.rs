@@ -237,7 +237,7 @@ async fn nats(world: &World, fault: &Planned) -> anyhow::Result<String> {
 }
 
 /// Copies a folder with everything in it, as it is.
-fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     if copied.success() {
         Ok(())

@@ -5,6 +5,7 @@
 //! - [`faults`] draws what goes wrong and when, [`inject`] does it;
 //! - [`load`] is the callers, over the public gRPC API, and what they were told;
 //! - [`check`] compares schemas, mails and ledger when everything stands still;
+//! - [`rewind`] puts Postgres back to an older copy and recovers, where that is asked for;
 //! - [`report`] says what was seen.
 
 pub mod check;
@@ -13,6 +14,7 @@ pub mod inject;
 pub mod load;
 pub mod process;
 pub mod report;
+pub mod rewind;
 pub mod world;
 
 use std::path::{Path, PathBuf};
@@ -26,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 use self::check::{Check, Evidence, Unrest};
 use self::faults::Planned;
 use self::inject::Faults;
-use self::load::{Load, Pace};
+use self::load::{Answers, Book, Load, Pace};
 use self::report::{Progress, Report, say};
+use self::rewind::Lost;
 use self::world::World;
 use crate::args::VerifyArgs;
 
@@ -84,6 +87,12 @@ async fn verify(args: &VerifyArgs, seed: u64, folder: &Path, json: bool) -> anyh
 
 async fn judge(verification: &mut Verification) -> anyhow::Result<()> {
     let mut report = verification.play().await?;
+    if report.holds && verification.args.lose_commits {
+        let check = Check::new("lost commits were recovered", verification.lose_commits().await);
+        verification.tell(&check);
+        report.holds = check.holds;
+        report.checks.push(check);
+    }
     if report.holds {
         let evidence = verification.evidence().await?;
         report
@@ -107,7 +116,10 @@ pub struct Verification {
     pub world: Arc<World>,
     /// What was broken.
     pub faults: Faults,
-    load: Option<Load>,
+    /// What callers were told, load by load.
+    books: Vec<Book>,
+    answers: Answers,
+    lost: Lost,
 }
 
 impl Verification {
@@ -140,7 +152,9 @@ impl Verification {
             json: quiet,
             world,
             faults: Faults::default(),
-            load: None,
+            books: Vec::new(),
+            answers: Answers::default(),
+            lost: Lost::default(),
         })
     }
 
@@ -159,10 +173,11 @@ impl Verification {
         say(self.json, text);
         let pace = Pace {
             seed: self.seed,
+            first: 0,
             rate: self.args.rate,
             in_flight: self.args.in_flight as usize,
         };
-        let mut load = Load::start(Arc::clone(&self.world), pace).await?;
+        let mut load = Load::start(Arc::clone(&self.world), pace, self.answers.clone()).await?;
         let start = Instant::now();
         self.break_things(schedule, within, start, &load).await?;
         load.stop_placing();
@@ -189,12 +204,12 @@ impl Verification {
             ended: load.book.ended_count(),
             faults: self.faults.tallies(),
             faults_injected: self.faults.injected(),
-            answers: load.answers.counted(),
+            answers: self.answers.counted(),
             ended_by_themselves: self.world.ended_by_themselves(),
             holds: checks.iter().all(|check| check.holds),
             checks,
         };
-        self.load = Some(load);
+        self.books.push(load.book.clone());
         Ok(report)
     }
 
@@ -224,13 +239,11 @@ impl Verification {
 
     /// What is to be compared, now that everything stands still.
     pub async fn evidence(&self) -> anyhow::Result<Evidence> {
-        let book = self.load.as_ref().context("there was no load")?.book.clone();
-        Evidence::gather(&self.world, book.ended(), book.given()).await
+        Evidence::gather(&self.world, &self.books, &self.lost).await
     }
 
     /// Stops everything, when the last caller and the last fault have let go of it.
     pub async fn stop(self) -> anyhow::Result<()> {
-        drop(self.load);
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut world = self.world;
         loop {
@@ -263,7 +276,7 @@ impl Verification {
             placed: load.book.placed(),
             ended: load.book.ended_count(),
             faults: self.faults.injected(),
-            again: load.answers.total(),
+            again: self.answers.total(),
             unrest,
         }
         .print(self.json);

@@ -135,7 +135,12 @@ impl World {
         };
         let context = StackContext {
             token: issuer.mint(&operator, TOKEN_LIFE).expose_secret().to_owned(),
-            system_token: None,
+            system_token: Some(
+                issuer
+                    .mint(&Claims::system("verify"), TOKEN_LIFE)
+                    .expose_secret()
+                    .to_owned(),
+            ),
             endpoints: builder.peers,
             edge: String::new(),
             merchant_id: merchant.to_string(),

@@ -13,7 +13,7 @@ mod orders;
 mod projections;
 mod stock;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::BoxFuture;
@@ -23,7 +23,8 @@ use waybill_embedded::Mail;
 use waybill_payments::sandbox::LedgerEntry;
 
 use self::log::Logs;
-use super::load::Ended;
+use super::load::{Book, Ended};
+use super::rewind::Lost;
 use super::world::World;
 use crate::setup;
 
@@ -49,23 +50,29 @@ pub struct Evidence {
     given: BTreeMap<String, i64>,
     mails: Vec<Mail>,
     ledger: Vec<LedgerEntry>,
+    /// Orders that are gone, as their callers were told of them before.
+    doomed: Vec<Ended>,
+    /// Orders whose customers were told something by a history that is gone.
+    promised: BTreeSet<String>,
 }
 
 impl Evidence {
     /// Reads the logs, and takes along what does not stand in the database.
-    pub async fn gather(
-        world: &World,
-        ended: Vec<Ended>,
-        given: BTreeMap<String, i64>,
-    ) -> anyhow::Result<Self> {
+    pub async fn gather(world: &World, books: &[Book], lost: &Lost) -> anyhow::Result<Self> {
         let db = admin(world).await?;
+        let mut given: BTreeMap<String, i64> = BTreeMap::new();
+        for (sku, units) in books.iter().flat_map(Book::given) {
+            *given.entry(sku).or_default() += units;
+        }
         Ok(Self {
             logs: Logs::read(&db).await?,
             db,
-            ended,
+            ended: books.iter().flat_map(Book::ended).collect(),
             given,
             mails: world.mails.messages(),
             ledger: world.payments.ledger(),
+            doomed: lost.doomed.clone(),
+            promised: lost.promised.clone(),
         })
     }
 }

@@ -23,8 +23,25 @@ pub async fn paid_once(of: &Evidence) -> anyhow::Result<String> {
         ensure!(before.is_none(), "two legs name the provider's refund {id}");
     }
     let mut paid: BTreeMap<String, (String, i64)> = BTreeMap::new();
+    let doomed: BTreeMap<String, i64> = of
+        .doomed
+        .iter()
+        .map(|ended| (ended.payment(), ended.refunded))
+        .collect();
+    let mut gone: BTreeMap<String, i64> = BTreeMap::new();
     for entry in of.ledger.iter().filter(|entry| entry.is_paid()) {
+        if doomed.contains_key(&entry.payment_intent) {
+            *gone.entry(entry.payment_intent.clone()).or_default() += entry.amount;
+            continue;
+        }
         paid.insert(entry.id.clone(), (entry.payment_intent.clone(), entry.amount));
+    }
+    for (payment, told) in doomed {
+        let paid = gone.get(&payment).copied().unwrap_or(0);
+        ensure!(
+            paid == told,
+            "{payment} of an order that is gone: {paid} paid, {told} told"
+        );
     }
     for (id, payment) in &paid {
         ensure!(

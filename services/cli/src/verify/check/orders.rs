@@ -53,6 +53,10 @@ pub async fn once(of: &Evidence) -> anyhow::Result<String> {
             ended.order_id
         );
     }
+    for ended in &of.doomed {
+        let there = there.contains_key(&ended.external_id);
+        ensure!(!there, "{} is there, though the copy is older", ended.external_id);
+    }
     ensure!(there.is_empty(), "orders that nobody was told of: {there:?}");
     ensure!(!of.ended.is_empty(), "no order was placed");
     Ok(format!("{} orders", of.ended.len()))

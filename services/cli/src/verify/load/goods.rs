@@ -123,7 +123,7 @@ pub fn draft(seed: u64, number: u32) -> Draft {
             Vec::new()
         },
         customer: Some(Customer {
-            email: format!("customer-{number}@customers.example"),
+            email: email(&format!("V{number}")),
             name: format!("Customer {number}"),
             ..Customer::default()
         }),
@@ -199,6 +199,12 @@ fn summed(mut order: NewOrder) -> NewOrder {
         ..OrderTotals::default()
     });
     order
+}
+
+/// Where the customer of an order gets mail.
+#[must_use]
+pub fn email(external_id: &str) -> String {
+    format!("customer-{}@customers.example", external_id.to_lowercase())
 }
 
 /// Every sku that may be ordered.

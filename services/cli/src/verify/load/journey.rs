@@ -39,6 +39,20 @@ pub struct Ended {
     pub refunded: i64,
 }
 
+impl Ended {
+    /// Its payment at the provider.
+    #[must_use]
+    pub fn payment(&self) -> String {
+        format!("pi_{}", self.external_id)
+    }
+
+    /// Where its customer gets mail.
+    #[must_use]
+    pub fn email(&self) -> String {
+        goods::email(&self.external_id)
+    }
+}
+
 /// An order on its way.
 pub struct Journey {
     world: Arc<World>,

@@ -32,6 +32,8 @@ use super::world::World;
 pub struct Pace {
     /// Decides what is ordered, and what customers do.
     pub seed: u64,
+    /// The number of the first order; loads of one run must not meet.
+    pub first: u32,
     /// Orders a second.
     pub rate: f64,
     /// Orders under way at once, at most.
@@ -93,23 +95,20 @@ impl Book {
 pub struct Load {
     /// What callers were told.
     pub book: Book,
-    /// What services answered when they could not do what was asked.
-    pub answers: Answers,
     placing: CancellationToken,
     journeys: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
 impl Load {
     /// Opens the shop, then starts placing orders.
-    pub async fn start(world: Arc<World>, pace: Pace) -> anyhow::Result<Self> {
-        let (book, answers) = (Book::default(), Answers::default());
-        let caller = Caller::new(world.session.clone(), answers.clone());
-        let shop = Arc::new(Shop::open(caller, book.clone()).await?);
+    pub async fn start(world: Arc<World>, pace: Pace, answers: Answers) -> anyhow::Result<Self> {
+        let book = Book::default();
+        let caller = Caller::new(world.session.clone(), answers);
+        let shop = Arc::new(Shop::open(caller, book.clone(), pace.first).await?);
         let placing = CancellationToken::new();
         let journeys = tokio::spawn(drive(world, shop, pace, book.clone(), placing.clone()));
         Ok(Self {
             book,
-            answers,
             placing,
             journeys,
         })
@@ -176,7 +175,12 @@ async fn orders(
             break;
         }
         book.inner.started.fetch_add(1, Ordering::Relaxed);
-        let journey = Journey::new(Arc::clone(&world), Arc::clone(&shop), pace.seed, number);
+        let journey = Journey::new(
+            Arc::clone(&world),
+            Arc::clone(&shop),
+            pace.seed,
+            pace.first + number,
+        );
         under_way.spawn(journey.run());
     }
     while let Some(ended) = under_way.join_next().await {

@@ -28,11 +28,13 @@ pub struct Shop {
     pub caller: Caller,
     location_id: String,
     book: Book,
+    /// Tells the restocking of this load from that of others.
+    first: u32,
 }
 
 impl Shop {
     /// Opens it.
-    pub async fn open(caller: Caller, book: Book) -> anyhow::Result<Self> {
+    pub async fn open(caller: Caller, book: Book, first: u32) -> anyhow::Result<Self> {
         let session = caller.session.clone();
         let brand = PutBrandRequest {
             merchant_id: session.merchant_id.clone(),
@@ -83,6 +85,7 @@ impl Shop {
             caller,
             location_id,
             book,
+            first,
         })
     }
 
@@ -122,7 +125,7 @@ impl Shop {
     async fn restock(&self, round: u64, missing: &[(String, i64)]) -> anyhow::Result<()> {
         let request = AdjustStockRequest {
             merchant_id: self.caller.session.merchant_id.clone(),
-            request_id: format!("stock-{round}"),
+            request_id: format!("stock-{}-{round}", self.first),
             adjustments: missing
                 .iter()
                 .map(|(sku, units)| StockAdjustment {
