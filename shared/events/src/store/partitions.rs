@@ -110,11 +110,12 @@ pub(crate) async fn adopt(conn: &mut PgConnection, low: i64, high: i64) -> Resul
     Ok(true)
 }
 
-/// Notes which partitions have had all their positions drawn, up to `drawn`. The transaction ids are taken after that
-/// was read: whoever drew one of them has a lower id.
+/// Notes which partitions have had all their positions drawn, up to `drawn`, and from which transaction on nobody can have
+/// drawn one of them: a new one, begun after that was read. (Not the snapshot's xmax: that is only the first after the
+/// last that has *ended*, and writers with higher ids may still be at work.)
 pub(crate) async fn note_filled(executor: impl PgExecutor<'_>, drawn: i64) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE log_partition SET filled_xid = pg_snapshot_xmax(pg_current_snapshot())
+        "UPDATE log_partition SET filled_xid = pg_current_xact_id()
          WHERE high - 1 <= $1
            AND (filled_xid IS NULL
                 -- From a server whose ids were further: this one will not reach it soon.

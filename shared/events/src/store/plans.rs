@@ -1,4 +1,5 @@
-//! How the server reads a log in partitions: through indexes, and only where something can be.
+//! How the server reads a log in partitions: through indexes, and only where something can be. And when a partition is
+//! closed: never before the last row has come.
 
 use std::collections::BTreeSet;
 
@@ -84,15 +85,56 @@ fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-#[tokio::test]
-async fn readers_look_where_something_can_be() -> anyhow::Result<()> {
-    let world = waybill_testkit::database(&["order"]).await;
+async fn log_of(world: &waybill_testkit::TestDb) -> anyhow::Result<Db> {
     let config = DatabaseConfig {
         url: world.url("order").as_str().into(),
         ..DatabaseConfig::default()
     };
     let db = Db::connect(&config, "order").await?;
     waybill_store::migrate::migrate(&db, &[&crate::MIGRATOR]).await?;
+    Ok(db)
+}
+
+const INSERT: &str = "
+    INSERT INTO event_log (generation, event_id, merchant_id, partition_key, vpartition, aggregate_id, aggregate_version,
+                           type, payload, occurred_at)
+    SELECT 1, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 0, gen_random_uuid(), 1, 'a.B', '', now()
+    FROM generate_series(1, $1)";
+
+/// A transaction that has drawn the last positions of a partition and is still open, the youngest that there is: its rows
+/// come after everybody else can see that all positions are drawn.
+#[tokio::test]
+async fn a_partition_stays_open_until_its_last_writer_has_ended() -> anyhow::Result<()> {
+    let world = waybill_testkit::database(&["order"]).await;
+    let db = log_of(&world).await?;
+    let mut tx = db.begin().await?;
+    anyhow::ensure!(try_lock(tx.conn()).await? && make(tx.conn(), 1, 11).await?);
+    tx.commit().await?;
+    let mut writer = db.begin().await?;
+    sqlx::query(INSERT).bind(10).execute(writer.conn()).await?;
+
+    for _ in 0..3 {
+        note_filled(db.pool(), state(db.pool()).await?.drawn).await?;
+        assert!(!close_next(db.pool()).await?, "its rows are still to come");
+    }
+    writer.commit().await?;
+    waybill_testkit::eventually(
+        "a closed partition",
+        std::time::Duration::from_secs(60),
+        async || close_next(db.pool()).await.ok()?.then_some(()),
+    )
+    .await;
+    let last: i64 = sqlx::query_scalar("SELECT position FROM log_partition WHERE closed_at IS NOT NULL")
+        .fetch_one(db.pool())
+        .await?;
+    assert_eq!(last, 10);
+    Ok(())
+}
+
+#[tokio::test]
+async fn readers_look_where_something_can_be() -> anyhow::Result<()> {
+    let world = waybill_testkit::database(&["order"]).await;
+    let db = log_of(&world).await?;
     ten_partitions(&db).await?;
     let at = |position: i64| {
         let sql = "SELECT generation || ', ''' || xid || ''', ' || position FROM event_log
