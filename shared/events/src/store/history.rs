@@ -65,7 +65,7 @@ pub(crate) enum Doubt {
 pub(crate) async fn doubt(executor: impl PgExecutor<'_>) -> Result<Doubt, StoreError> {
     let (unproven, has_a_past): (bool, bool) = sqlx::query_as(
         "SELECT NOT fenced AND proven_on IS DISTINCT FROM pg_postmaster_start_time(),
-                proven_on IS NOT NULL AND EXISTS (SELECT FROM event_log)
+                proven_on IS NOT NULL AND (dropped_position > 0 OR EXISTS (SELECT FROM event_log))
          FROM log_identity",
     )
     .fetch_one(executor)
