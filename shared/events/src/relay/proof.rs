@@ -23,8 +23,9 @@ use waybill_store::error::StoreError;
 /// How long a start waits for NATS when the log may be an older copy.
 const PROOF_TIME: Duration = Duration::from_secs(5);
 
-/// How long it waits when the log is new: a stream that knows better would be one of a log that is gone.
-const PROOF_TIME_OF_NEW: Duration = Duration::from_millis(250);
+/// How long it waits when the log is new, or was proven since its server was started: it compares all the same, and only
+/// a broker that is there at once can tell of something that nobody would expect.
+const PROOF_TIME_WITHOUT_DOUBT: Duration = Duration::from_millis(250);
 
 /// Why the two could not be compared now.
 #[derive(Debug, thiserror::Error)]
@@ -92,12 +93,11 @@ enum Proof {
     Silent,
 }
 
-/// Compares once, before the service takes calls, and only what is in doubt. It never keeps a service from starting:
-/// intake works while everything else is down, and the relay compares again as soon as NATS is back.
+/// Compares once, before the service takes calls, and waits only where there is doubt. It never keeps a service from
+/// starting: intake works while everything else is down, and the relay compares again as soon as NATS is back.
 pub(crate) async fn prove(log: &Log, nats: &Nats) {
     let wait = match store::history::doubt(log.db().pool()).await {
-        Ok(Doubt::None) => return,
-        Ok(Doubt::New) => PROOF_TIME_OF_NEW,
+        Ok(Doubt::None | Doubt::New) => PROOF_TIME_WITHOUT_DOUBT,
         Ok(Doubt::Copy) | Err(_) => PROOF_TIME,
     };
     let asking = async {
