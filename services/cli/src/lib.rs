@@ -5,6 +5,7 @@
 //! - [`verify`] runs the services as processes, breaks everything, and proves that nothing was lost or done twice;
 //!   [`serve`] is what those processes run.
 //! - [`bench`] measures, beside the floor of this machine.
+//! - [`load`] drives whole lives of orders through a stack; `verify` and `bench lives` stand on it.
 //! - [`commands`] talk to a running stack over gRPC, with the addresses and the token of a [`session`].
 //! - [`import`] reads files of orders; [`intake`] hands them to the order service.
 //!
@@ -17,6 +18,7 @@ pub mod demo;
 mod files;
 pub mod import;
 pub mod intake;
+pub mod load;
 pub mod output;
 pub mod serve;
 pub mod session;

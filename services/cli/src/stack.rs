@@ -31,6 +31,7 @@ use waybill_store::bootstrap::{Service, bootstrap};
 
 use self::services::{Settings, Wiring, spawn_edge, spawn_services};
 use crate::import::Import;
+use crate::load::Field;
 use crate::session::{Session, StackContext};
 use crate::setup;
 
@@ -76,6 +77,16 @@ pub struct WebhookSecrets {
     pub aftership: SecretString,
     /// Of refund updates from Stripe, here from the sandbox.
     pub stripe: SecretString,
+}
+
+impl Field for Stack {
+    fn session(&self) -> anyhow::Result<Session> {
+        Stack::session(self)
+    }
+
+    fn payments(&self) -> &Sandbox {
+        &self.payments
+    }
 }
 
 impl Stack {

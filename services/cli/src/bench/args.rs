@@ -11,7 +11,9 @@ pub enum BenchCommand {
     Backbone(BackboneArgs),
     /// The CPU that a whole stack takes while nothing happens.
     Idle(IdleArgs),
-    /// All of the above, one after the other, as one report.
+    /// Whole lives of orders, from placement to refund, at a steady rate: the CPU that a life and each of its stages take.
+    Lives(LivesArgs),
+    /// Idle, floor and backbone, one after the other, as one report.
     All(AllArgs),
 }
 
@@ -93,6 +95,26 @@ pub struct IdleArgs {
     /// Seconds before, for the stack to come to rest.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub settle_seconds: u32,
+}
+
+/// How lives are measured.
+#[derive(Debug, Clone, Args)]
+pub struct LivesArgs {
+    /// Seconds that orders are placed for.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Orders placed a second.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// Orders under way at once, at most.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub in_flight: u32,
+    /// Orders that pass stage by stage, for the cost of each stage.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub wave: u32,
+    /// Decides what is ordered, and what customers do.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// How everything is measured.

@@ -11,6 +11,7 @@ pub mod backbone;
 pub mod floor;
 mod ground;
 mod idle;
+mod lives;
 mod machine;
 mod process;
 pub mod report;
@@ -29,6 +30,7 @@ pub async fn run(command: BenchCommand, json: bool) -> anyhow::Result<()> {
         BenchCommand::Floor(args) => floor::run(&args, &progress).await?,
         BenchCommand::Backbone(args) => backbone::run(&args, &progress).await?,
         BenchCommand::Idle(args) => idle::run(&args, &progress).await?,
+        BenchCommand::Lives(args) => lives::run(&args, &progress).await?,
         BenchCommand::All(args) => all(&args, &progress).await?,
     };
     progress.done();

@@ -3,7 +3,7 @@
 //!
 //! - [`world`] is what the run stands on: processes ([`process`]), Postgres, NATS, mail, payments, a proxy on each wire;
 //! - [`faults`] draws what goes wrong and when, [`inject`] does it;
-//! - [`load`] is the callers, over the public gRPC API, and what they were told;
+//! - [`crate::load`] is the callers, over the public gRPC API, and what they were told;
 //! - [`check`] compares schemas, mails and ledger when everything stands still;
 //! - [`rewind`] puts Postgres back to an older copy and recovers, where that is asked for;
 //! - [`report`] says what was seen.
@@ -11,7 +11,6 @@
 pub mod check;
 pub mod faults;
 pub mod inject;
-pub mod load;
 pub mod process;
 pub mod report;
 pub mod rewind;
@@ -28,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 use self::check::{Check, Evidence, Unrest};
 use self::faults::Planned;
 use self::inject::Faults;
-use self::load::{Answers, Book, Load, Pace};
 use self::report::{Progress, Report, say};
 use self::rewind::Lost;
 use self::world::World;
 use crate::args::VerifyArgs;
+use crate::load::{Answers, Book, Load, Pace};
 
 /// Between two lines of progress.
 const TICK: Duration = Duration::from_secs(5);
@@ -176,6 +175,7 @@ impl Verification {
             first: 0,
             rate: self.args.rate,
             in_flight: self.args.in_flight as usize,
+            impatience: true,
         };
         let mut load = Load::start(Arc::clone(&self.world), pace, self.answers.clone()).await?;
         let start = Instant::now();
@@ -264,7 +264,7 @@ impl Verification {
     async fn progress(&self, start: Instant, load: &Load) -> Option<Unrest> {
         // Postgres may be away, and comes back.
         let look = async {
-            let db = check::admin(&self.world).await?;
+            let db = check::admin(&self.world.embedded).await?;
             Unrest::look(&db).await
         };
         let unrest = timeout(Duration::from_secs(5), look)

@@ -24,9 +24,9 @@ use waybill_proto::waybill::events::v1 as pb;
 use super::Verification;
 use super::check;
 use super::inject::copy_folder;
-use super::load::{Caller, Ended, Load, Pace};
 use super::report::say;
 use super::world::Far;
+use crate::load::{Caller, Ended, Load, Pace};
 use crate::stack::SERVICES;
 
 /// Orders of each group, and the number of its first one.
@@ -54,7 +54,7 @@ impl Verification {
     /// Puts Postgres back to an older copy and recovers. Says what was lost.
     pub async fn lose_commits(&mut self) -> anyhow::Result<String> {
         let start = Instant::now();
-        let db = check::admin(&self.world).await?;
+        let db = check::admin(&self.world.embedded).await?;
         say(self.json, "Putting Postgres back to an older copy …");
 
         let providers = || self.world.lines.iter().filter(|line| line.far == Far::Provider);
@@ -78,7 +78,7 @@ impl Verification {
         self.settle(start, &mut promised).await?;
         self.settle(start, &mut doomed).await?;
         until("all logs are published", || self.published()).await?;
-        let lost: BTreeMap<&str, i64> = lengths(&check::admin(&self.world).await?)
+        let lost: BTreeMap<&str, i64> = lengths(&check::admin(&self.world.embedded).await?)
             .await?
             .into_iter()
             .map(|(service, length)| (service, length - copied.get(service).copied().unwrap_or(0)))
@@ -122,6 +122,7 @@ impl Verification {
             first,
             rate: self.args.rate.max(2.0),
             in_flight: self.args.in_flight as usize,
+            impatience: true,
         };
         let load = Load::start(self.world.clone(), pace, self.answers.clone()).await?;
         until("a group of orders is placed", || async {

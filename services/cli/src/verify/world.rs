@@ -17,6 +17,7 @@ use waybill_store::bootstrap::role_of;
 
 use super::process::{Launch, Process};
 use crate::files::write_private;
+use crate::load::Field;
 use crate::session::{Session, StackContext};
 use crate::setup;
 use crate::stack::{SERVICES, TOKEN_LIFE, prepare_database, tenant};
@@ -82,6 +83,16 @@ pub struct World {
     pub lines: Vec<Line>,
     /// Clients of all services, over the wires.
     pub session: Session,
+}
+
+impl Field for World {
+    fn session(&self) -> anyhow::Result<Session> {
+        Ok(self.session.clone())
+    }
+
+    fn payments(&self) -> &Sandbox {
+        &self.payments
+    }
 }
 
 impl World {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, ensure};
 
 use super::{Evidence, none};
-use crate::verify::load::{Ended, Plan};
+use crate::load::{Ended, Plan};
 
 /// Compares decisions, mails and plans.
 pub async fn once(of: &Evidence) -> anyhow::Result<String> {

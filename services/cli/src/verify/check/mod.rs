@@ -19,13 +19,13 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::BoxFuture;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
-use waybill_embedded::Mail;
+use waybill_embedded::{Embedded, Mail};
 use waybill_payments::sandbox::LedgerEntry;
 
 use self::log::Logs;
-use super::load::{Book, Ended};
 use super::rewind::Lost;
 use super::world::World;
+use crate::load::{Book, Ended};
 use crate::setup;
 
 pub use self::leftovers::Unrest;
@@ -59,7 +59,7 @@ pub struct Evidence {
 impl Evidence {
     /// Reads the logs, and takes along what does not stand in the database.
     pub async fn gather(world: &World, books: &[Book], lost: &Lost) -> anyhow::Result<Self> {
-        let db = admin(world).await?;
+        let db = admin(&world.embedded).await?;
         let mut given: BTreeMap<String, i64> = BTreeMap::new();
         for (sku, units) in books.iter().flat_map(Book::given) {
             *given.entry(sku).or_default() += units;
@@ -86,9 +86,8 @@ impl Evidence {
 }
 
 /// A pool of one connection of the administrator, past every wire.
-pub async fn admin(world: &World) -> anyhow::Result<PgPool> {
-    let options: sqlx::postgres::PgConnectOptions = world
-        .embedded
+pub async fn admin(embedded: &Embedded) -> anyhow::Result<PgPool> {
+    let options: sqlx::postgres::PgConnectOptions = embedded
         .postgres()
         .admin_url()
         .parse()

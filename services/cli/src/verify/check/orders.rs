@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, ensure};
 
 use super::Evidence;
-use crate::verify::load::Plan;
+use crate::load::Plan;
 
 #[derive(sqlx::FromRow)]
 struct Row {

@@ -1,6 +1,7 @@
 //! The shop that orders are placed in, through the public API: brand, policy, a location, and a shelf that is filled a
 //! little behind demand, so that orders wait for stock.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,6 +31,8 @@ pub struct Shop {
     book: Book,
     /// Tells the restocking of this load from that of others.
     first: u32,
+    /// How often the shelf was filled.
+    restocks: AtomicU64,
 }
 
 impl Shop {
@@ -86,15 +89,13 @@ impl Shop {
             location_id,
             book,
             first,
+            restocks: AtomicU64::new(0),
         })
     }
 
     /// Notes an order that was acknowledged, and what it will want from the shelf.
     pub fn placed<'a>(&self, lines: impl IntoIterator<Item = (&'a str, i64)>) {
-        self.book
-            .inner
-            .placed
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.book.inner.placed.fetch_add(1, Ordering::Relaxed);
         let mut wanted = lock(&self.book.inner.wanted);
         for (sku, units) in lines {
             *wanted.entry(sku.to_owned()).or_default() += units;
@@ -103,7 +104,7 @@ impl Shop {
 
     /// Fills the shelf with what was asked for, for ever.
     pub async fn keep_stocked(&self) -> anyhow::Result<()> {
-        for round in 0_u64.. {
+        loop {
             let missing: Vec<(String, i64)> = {
                 let (wanted, given) = (lock(&self.book.inner.wanted), lock(&self.book.inner.given));
                 goods::skus()
@@ -115,11 +116,11 @@ impl Shop {
                     .collect()
             };
             if !missing.is_empty() {
-                self.restock(round, &missing).await?;
+                self.restock(self.restocks.fetch_add(1, Ordering::Relaxed), &missing)
+                    .await?;
             }
             sleep(RESTOCK).await;
         }
-        Ok(())
     }
 
     async fn restock(&self, round: u64, missing: &[(String, i64)]) -> anyhow::Result<()> {

@@ -16,11 +16,11 @@ use waybill_proto::waybill::order::v1::{
     RecordPaymentRequest, get_order_request,
 };
 
+use super::Field;
 use super::calls::{Caller, ask};
 use super::goods::{self, Draft, Plan};
 use super::shop::Shop;
 use crate::session::Session;
-use crate::verify::world::World;
 
 /// An order that reached its end, as its caller was told.
 #[derive(Debug, Clone)]
@@ -53,30 +53,82 @@ impl Ended {
     }
 }
 
+/// A part of an order's life. Every order passes them in this order; what its plan does not hold is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It is placed.
+    Place,
+    /// It is paid.
+    Pay,
+    /// It is shipped, or cancelled.
+    Ship,
+    /// Its parcel is scanned on the way, out for delivery, and at the door.
+    Deliver,
+    /// Goods come back, and money goes back.
+    Return,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Stage; 5] = [
+        Stage::Place,
+        Stage::Pay,
+        Stage::Ship,
+        Stage::Deliver,
+        Stage::Return,
+    ];
+
+    /// Its name, lower case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Place => "place",
+            Stage::Pay => "pay",
+            Stage::Ship => "ship",
+            Stage::Deliver => "deliver",
+            Stage::Return => "return",
+        }
+    }
+}
+
 /// An order on its way.
 pub struct Journey {
-    world: Arc<World>,
+    field: Arc<dyn Field>,
     shop: Arc<Shop>,
     pub(super) draft: Draft,
     scans: AtomicU32,
+    /// As it was last answered, once it is placed.
+    order: Option<Order>,
+    shipment: Option<Shipment>,
+    refunded: i64,
 }
 
 impl Journey {
-    /// The order with this number.
-    pub fn new(world: Arc<World>, shop: Arc<Shop>, seed: u64, number: u32) -> Self {
+    /// The life of this order; nothing has happened yet.
+    pub fn new(field: Arc<dyn Field>, shop: Arc<Shop>, draft: Draft) -> Self {
         Self {
-            world,
+            field,
             shop,
-            draft: goods::draft(seed, number),
+            draft,
             scans: AtomicU32::new(0),
+            order: None,
+            shipment: None,
+            refunded: 0,
         }
     }
 
     /// Takes the order to its end.
-    pub async fn run(self) -> anyhow::Result<Ended> {
-        let name = self.draft.order.number.clone();
-        let plan = self.draft.plan;
-        Box::pin(self.walk())
+    pub async fn run(mut self) -> anyhow::Result<Ended> {
+        for stage in Stage::ALL {
+            self.step(stage).await?;
+        }
+        self.end().await
+    }
+
+    /// Takes the order through its next stage.
+    pub async fn step(&mut self, stage: Stage) -> anyhow::Result<()> {
+        let (name, plan) = (self.draft.order.number.clone(), self.draft.plan);
+        Box::pin(self.walk(stage))
             .await
             .with_context(|| format!("order {name} ({plan:?})"))
     }
@@ -100,57 +152,79 @@ impl Journey {
         format!("{step}-{}", self.draft.order.number)
     }
 
-    async fn walk(&self) -> anyhow::Result<Ended> {
+    async fn walk(&mut self, stage: Stage) -> anyhow::Result<()> {
         let plan = self.draft.plan;
-        let mut order = self.place().await?;
-        let id = order.order_id.clone();
-        if plan != Plan::CancelUnpaid {
-            order = self.capture(&order).await?;
+        match stage {
+            Stage::Place => self.order = Some(self.place().await?),
+            Stage::Pay if plan == Plan::CancelUnpaid => {}
+            Stage::Pay => self.order = Some(self.capture(self.order()?).await?),
+            Stage::Ship if plan.is_cancelled() => {
+                let id = &self.order()?.order_id;
+                self.cancel(id).await?;
+                if plan == Plan::CancelPaid {
+                    self.refunded = self.refunds(id, 1).await?;
+                }
+            }
+            Stage::Ship => self.shipment = Some(self.ship(self.order()?).await?),
+            Stage::Deliver => {
+                for status in [
+                    ShipmentStatus::InTransit,
+                    ShipmentStatus::OutForDelivery,
+                    ShipmentStatus::Delivered,
+                ] {
+                    if let Some(shipment) = &self.shipment {
+                        self.track(shipment, status).await?;
+                    }
+                }
+            }
+            Stage::Return if plan.is_cancelled() || plan.refunds() == 0 => {}
+            Stage::Return => {
+                let order = self.order()?;
+                if plan.returns() > 0 {
+                    self.send_back(order).await?;
+                }
+                for part in 0..plan.refunds() - plan.returns() {
+                    self.pay_back(order, part).await?;
+                }
+                self.refunded = self.refunds(&order.order_id, plan.refunds()).await?;
+            }
         }
-        let mut refunded = 0;
-        if plan.is_cancelled() {
-            self.cancel(&id).await?;
-            if plan == Plan::CancelPaid {
-                refunded = self.refunds(&id, 1).await?;
-            }
-        } else {
-            let shipment = self.ship(&order).await?;
-            for status in [
-                ShipmentStatus::InTransit,
-                ShipmentStatus::OutForDelivery,
-                ShipmentStatus::Delivered,
-            ] {
-                self.track(&shipment, status).await?;
-            }
-            if plan.returns() > 0 {
-                self.send_back(&order).await?;
-            }
-            for part in 0..plan.refunds() - plan.returns() {
-                self.pay_back(&order, part).await?;
-            }
-            if plan.refunds() > 0 {
-                refunded = self.refunds(&id, plan.refunds()).await?;
-            }
-        }
+        Ok(())
+    }
+
+    fn order(&self) -> anyhow::Result<&Order> {
+        self.order.as_ref().context("it is not placed yet")
+    }
+
+    /// Waits until the order service knows its end, after all stages.
+    pub async fn end(&self) -> anyhow::Result<Ended> {
+        let (name, plan) = (&self.draft.order.number, self.draft.plan);
+        Box::pin(self.ended())
+            .await
+            .with_context(|| format!("order {name} ({plan:?})"))
+    }
+
+    async fn ended(&self) -> anyhow::Result<Ended> {
+        let plan = self.draft.plan;
         let end = if plan.is_cancelled() {
             OrderStatus::Cancelled
         } else {
             OrderStatus::Completed
         };
-        let order = self.reached(&id, end, refunded).await?;
+        let order = self.reached(&self.order()?.order_id, end, self.refunded).await?;
         let minor = |money: Option<&waybill_proto::waybill::r#type::v1::Money>| {
             money.map_or(0, |money| money.minor_units)
         };
         Ok(Ended {
             external_id: self.draft.order.number.clone(),
-            order_id: id,
             plan,
             total: order
                 .totals
                 .as_ref()
                 .map_or(0, |totals| minor(totals.total.as_ref())),
             captured: minor(order.captured.as_ref()),
-            refunded,
+            refunded: self.refunded,
+            order_id: order.order_id,
         })
     }
 
@@ -195,7 +269,7 @@ impl Journey {
             .context("an order without a total")?;
         let payment = format!("pi_{}", order.number);
         let captured = Money::new(Currency::parse(&total.currency_code)?, total.minor_units);
-        self.world.payments.register_payment(&payment, captured)?;
+        self.field.payments().register_payment(&payment, captured)?;
         let (merchant_id, store_id) = self.tenant();
         let request = RecordPaymentRequest {
             merchant_id,

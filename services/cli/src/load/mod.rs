@@ -8,6 +8,7 @@ mod calls;
 mod goods;
 mod journey;
 mod shop;
+mod waves;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +20,25 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use waybill_payments::sandbox::Sandbox;
 
 pub use self::calls::{Answers, Caller};
 pub use self::goods::Plan;
 pub use self::journey::Ended;
 use self::journey::Journey;
+pub use self::journey::Stage;
 use self::shop::Shop;
-use super::world::World;
+pub use self::waves::Waves;
+use crate::session::Session;
+
+/// What a load plays on: a running stack, in one process or in many.
+pub trait Field: Send + Sync + 'static {
+    /// Clients for a store of it.
+    fn session(&self) -> anyhow::Result<Session>;
+
+    /// Where its customers pay.
+    fn payments(&self) -> &Sandbox;
+}
 
 /// How hard the services are worked.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +51,8 @@ pub struct Pace {
     pub rate: f64,
     /// Orders under way at once, at most.
     pub in_flight: usize,
+    /// Whether one in ten callers makes every call twice at once.
+    pub impatience: bool,
 }
 
 /// What callers were told. Cheap to clone.
@@ -101,12 +116,12 @@ pub struct Load {
 
 impl Load {
     /// Opens the shop, then starts placing orders.
-    pub async fn start(world: Arc<World>, pace: Pace, answers: Answers) -> anyhow::Result<Self> {
+    pub async fn start(field: Arc<impl Field>, pace: Pace, answers: Answers) -> anyhow::Result<Self> {
         let book = Book::default();
-        let caller = Caller::new(world.session.clone(), answers);
+        let caller = Caller::new(field.session()?, answers);
         let shop = Arc::new(Shop::open(caller, book.clone(), pace.first).await?);
         let placing = CancellationToken::new();
-        let journeys = tokio::spawn(drive(world, shop, pace, book.clone(), placing.clone()));
+        let journeys = tokio::spawn(drive(field, shop, pace, book.clone(), placing.clone()));
         Ok(Self {
             book,
             placing,
@@ -138,20 +153,20 @@ impl Drop for Load {
 }
 
 async fn drive(
-    world: Arc<World>,
+    field: Arc<dyn Field>,
     shop: Arc<Shop>,
     pace: Pace,
     book: Book,
     placing: CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        ended = orders(world, Arc::clone(&shop), pace, book, placing) => ended,
+        ended = orders(field, Arc::clone(&shop), pace, book, placing) => ended,
         stocked = shop.keep_stocked() => stocked,
     }
 }
 
 async fn orders(
-    world: Arc<World>,
+    field: Arc<dyn Field>,
     shop: Arc<Shop>,
     pace: Pace,
     book: Book,
@@ -175,12 +190,9 @@ async fn orders(
             break;
         }
         book.inner.started.fetch_add(1, Ordering::Relaxed);
-        let journey = Journey::new(
-            Arc::clone(&world),
-            Arc::clone(&shop),
-            pace.seed,
-            pace.first + number,
-        );
+        let mut draft = goods::draft(pace.seed, pace.first + number);
+        draft.impatient &= pace.impatience;
+        let journey = Journey::new(Arc::clone(&field), Arc::clone(&shop), draft);
         under_way.spawn(journey.run());
     }
     while let Some(ended) = under_way.join_next().await {
