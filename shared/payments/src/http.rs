@@ -3,7 +3,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::Url;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{RequestBuilder, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use waybill_kernel::id::LegId;
+
+use crate::provider::ProviderError;
+
+/// Largest answer that is read.
+const MAX_ANSWER_LEN: usize = 4 << 20;
 
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +31,113 @@ pub enum ClientError {
     /// The TLS library could not be set up.
     #[error("http client could not be built")]
     Client(#[source] reqwest::Error),
+}
+
+/// Checks that secrets may be sent to a base URL: it is `https`, or this machine itself.
+///
+/// # Errors
+/// When it is not.
+pub fn check_base_url(text: &str) -> Result<(), ClientError> {
+    base_url(text).map(|_| ())
+}
+
+/// An answer whose head came; its body may be lost.
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Result<Vec<u8>, ProviderError>,
+}
+
+impl Answer {
+    /// What there is of the body.
+    pub fn body(&self) -> &[u8] {
+        self.body.as_deref().unwrap_or_default()
+    }
+
+    /// The whole body, read as JSON.
+    pub fn json<T: DeserializeOwned>(self) -> Result<T, ProviderError> {
+        serde_json::from_slice(&self.body?).map_err(|_| ProviderError::unknown("answer_malformed"))
+    }
+}
+
+/// Sends one request and reads its answer. Fails when there is no head of an answer.
+pub(crate) async fn exchange(call: RequestBuilder) -> Result<Answer, ProviderError> {
+    let mut response = call.send().await.map_err(|error| {
+        if error.is_connect() || error.is_builder() {
+            // There was never a connection to send anything over.
+            ProviderError::transient("connect", None)
+        } else {
+            ProviderError::unknown(if error.is_timeout() {
+                "timeout"
+            } else {
+                "connection_lost"
+            })
+        }
+    })?;
+    let status = response.status();
+    tracing::Span::current().record("http.response.status_code", status.as_u16());
+    let headers = std::mem::take(response.headers_mut());
+    let body = read(&mut response).await;
+    Ok(Answer {
+        status,
+        headers,
+        body,
+    })
+}
+
+async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, ProviderError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_LEN => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Err(ProviderError::unknown("answer_too_large")),
+            Ok(None) => return Ok(body),
+            Err(error) if error.is_timeout() => return Err(ProviderError::unknown("timeout")),
+            Err(_) => return Err(ProviderError::unknown("connection_lost")),
+        }
+    }
+}
+
+/// How long an answer asks to wait: never more than a day, whatever the header says.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(u64::min(seconds, 86_400)))
+}
+
+/// What a call is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum About<'a> {
+    /// An attempt to pay a leg of a refund.
+    Leg(LegId),
+    /// A payment, by the provider's id.
+    Payment(&'a str),
+}
+
+/// The span of one call. It names what is asked for, never a secret or an amount.
+pub(crate) fn span(provider: &str, operation: &'static str, about: About<'_>) -> tracing::Span {
+    let span = tracing::info_span!(
+        "provider call",
+        otel.name = format!("{provider} {operation}"),
+        otel.kind = "client",
+        waybill.provider = provider,
+        waybill.leg = tracing::field::Empty,
+        waybill.payment = tracing::field::Empty,
+        http.response.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+    );
+    match about {
+        About::Leg(leg_id) => span.record("waybill.leg", tracing::field::display(leg_id)),
+        About::Payment(id) => span.record("waybill.payment", id),
+    };
+    span
+}
+
+/// Notes on the span why a call brought nothing.
+pub(crate) fn note_error<T>(result: Result<T, ProviderError>) -> Result<T, ProviderError> {
+    if let Err(error) = &result {
+        tracing::Span::current().record("error.type", error.reason());
+    }
+    result
 }
 
 /// A base URL that secrets may be sent to.

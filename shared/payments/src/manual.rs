@@ -1,7 +1,7 @@
-//! Refunds that a person pays: cash, a bank transfer, a provider without an adapter.
+//! What a person does: cash, a bank transfer, a provider without an adapter.
 //!
-//! Asking for one changes nothing anywhere, so it may be repeated for ever. It stays pending until somebody records that
-//! it was paid, or that it will not be; that is the refund service's business.
+//! Asking for a refund, a capture or a void changes nothing anywhere, so it may be repeated for ever. It stays pending until
+//! somebody records that it was done, or that it will not be; that is the business of the service that asks.
 
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use chrono::{DateTime, Utc};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use waybill_kernel::money::Currency;
 
+use crate::payment::{CaptureRequest, ProviderCapture, ProviderVoid, StepState, VoidRequest};
 use crate::provider::{
     ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, RefundState,
+    require_positive,
 };
 
 /// The provider named `"manual"`.
@@ -26,6 +28,20 @@ impl ManualProvider {
             // Every repetition of an attempt gets the same answer, and another attempt gets another.
             provider_refund_id: format!("manual:{}", request.idempotency_key),
             state: RefundState::Pending,
+        }
+    }
+
+    fn pending_capture(request: &CaptureRequest) -> ProviderCapture {
+        ProviderCapture {
+            provider_capture_id: format!("manual:{}", request.idempotency_key),
+            state: StepState::Pending,
+        }
+    }
+
+    fn pending_void(request: &VoidRequest) -> ProviderVoid {
+        ProviderVoid {
+            provider_void_id: format!("manual:{}", request.idempotency_key),
+            state: StepState::Pending,
         }
     }
 }
@@ -47,15 +63,7 @@ impl PaymentProvider for ManualProvider {
         &'a self,
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
-        let answer = if request.amount.minor > 0 {
-            Ok(Self::pending(request))
-        } else {
-            Err(ProviderError::refused(
-                "amount_not_positive",
-                format!("cannot refund {}", request.amount),
-            ))
-        };
-        ready(answer).boxed()
+        ready(request.require_positive().map(|()| Self::pending(request))).boxed()
     }
 
     /// What a person paid was recorded by a person, and is by a person again.
@@ -72,6 +80,35 @@ impl PaymentProvider for ManualProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
         ready(Ok(Some(Self::pending(request)))).boxed()
+    }
+
+    fn capture_key_lifetime(&self) -> Duration {
+        Duration::MAX
+    }
+
+    fn capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<ProviderCapture, ProviderError>> {
+        ready(require_positive("capture", request.amount).map(|()| Self::pending_capture(request))).boxed()
+    }
+
+    fn find_capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderCapture>, ProviderError>> {
+        ready(Ok(Some(Self::pending_capture(request)))).boxed()
+    }
+
+    fn void<'a>(&'a self, request: &'a VoidRequest) -> BoxFuture<'a, Result<ProviderVoid, ProviderError>> {
+        ready(Ok(Self::pending_void(request))).boxed()
+    }
+
+    fn find_void<'a>(
+        &'a self,
+        request: &'a VoidRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderVoid>, ProviderError>> {
+        ready(Ok(Some(Self::pending_void(request)))).boxed()
     }
 }
 
@@ -113,5 +150,28 @@ mod tests {
                 .expect_err("no refund");
             assert_eq!(error.reason(), "amount_not_positive");
         }
+    }
+
+    #[tokio::test]
+    async fn captures_and_voids_wait_for_a_person_and_nobody_knows_the_payment() {
+        let capture = CaptureRequest {
+            provider_payment_id: "till 3".into(),
+            amount: Money::new(Currency::EUR, 100),
+            captured_before: Money::zero(Currency::EUR),
+            is_final: true,
+            idempotency_key: "key".into(),
+        };
+        let first = ManualProvider.capture(&capture).await.expect("accepted");
+        assert_eq!(first.state, StepState::Pending);
+        assert_eq!(ManualProvider.find_capture(&capture).await, Ok(Some(first)));
+        let void = VoidRequest {
+            provider_payment_id: "till 3".into(),
+            idempotency_key: "void".into(),
+        };
+        let first = ManualProvider.void(&void).await.expect("accepted");
+        assert_eq!(first.state, StepState::Pending);
+        assert_eq!(ManualProvider.find_void(&void).await, Ok(Some(first)));
+        let error = ManualProvider.find_payment("till 3").await.expect_err("no books");
+        assert_eq!(error.reason(), crate::LOOKUP_NOT_SUPPORTED);
     }
 }

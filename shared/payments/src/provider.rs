@@ -4,7 +4,8 @@
 //! looks up before it repeats a call whose key the provider may have forgotten. An adapter makes that possible by saying
 //! exactly how much is known about a call that failed.
 //!
-//! Only refunds so far. Capturing and voiding will be further methods with the same [`ProviderError`].
+//! Refunds are what every provider can do. Capturing, voiding and looking a payment up are further methods with the same
+//! [`ProviderError`]; a provider that cannot do one of them refuses it in words.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,11 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use waybill_kernel::id::LegId;
 use waybill_kernel::money::{Currency, Money};
+
+use crate::payment::{
+    CAPTURE_NOT_SUPPORTED, CaptureRequest, LOOKUP_NOT_SUPPORTED, ProviderCapture, ProviderPayment,
+    ProviderVoid, VOID_NOT_SUPPORTED, VoidRequest,
+};
 
 /// A payment provider: one account at one of them.
 pub trait PaymentProvider: Send + Sync {
@@ -46,8 +52,7 @@ pub trait PaymentProvider: Send + Sync {
         most: usize,
     ) -> BoxFuture<'_, Result<Vec<ListedRefund>, ProviderError>> {
         let (_, _) = (since, most);
-        let refused = ProviderError::refused(LISTING_NOT_SUPPORTED, "this provider cannot list its refunds");
-        Box::pin(std::future::ready(Err(refused)))
+        refuse(LISTING_NOT_SUPPORTED, "this provider cannot list its refunds")
     }
 
     /// Looks for the refund that [`refund`](Self::refund) made, or may have made, for the same request. `None`: the
@@ -59,6 +64,74 @@ pub trait PaymentProvider: Send + Sync {
         &'a self,
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>>;
+
+    /// As [`key_lifetime`](Self::key_lifetime), for captures and voids. Zero by default: look first.
+    fn capture_key_lifetime(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Takes money that is authorised. Calls with the same key take it once, and never more than was authorised.
+    ///
+    /// Errors speak of this call only, as those of [`refund`](Self::refund) do.
+    fn capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<ProviderCapture, ProviderError>> {
+        let _ = request;
+        refuse(
+            CAPTURE_NOT_SUPPORTED,
+            "this provider cannot capture by call; do it there and record the capture",
+        )
+    }
+
+    /// Looks for the capture that [`capture`](Self::capture) made, or may have made, for the same request. `None`: the
+    /// provider has none *yet*. Fails as [`find_refund`](Self::find_refund) does; [`ProviderError::Unknown`] also when
+    /// something else than this capture took money meanwhile.
+    fn find_capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderCapture>, ProviderError>> {
+        let _ = request;
+        refuse(CAPTURE_NOT_SUPPORTED, "this provider cannot capture by call")
+    }
+
+    /// Releases what is authorised and not captured. Calling again changes nothing more.
+    fn void<'a>(&'a self, request: &'a VoidRequest) -> BoxFuture<'a, Result<ProviderVoid, ProviderError>> {
+        let _ = request;
+        refuse(
+            VOID_NOT_SUPPORTED,
+            "this provider cannot void by call; do it there and record the void",
+        )
+    }
+
+    /// Looks whether what [`void`](Self::void) should release is released. Fails as [`find_refund`](Self::find_refund).
+    fn find_void<'a>(
+        &'a self,
+        request: &'a VoidRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderVoid>, ProviderError>> {
+        let _ = request;
+        refuse(VOID_NOT_SUPPORTED, "this provider cannot void by call")
+    }
+
+    /// What the provider has of a payment: authorised, captured, voided, refunded. It has no effect, so it never fails as
+    /// [`ProviderError::Unknown`] for want of an answer; it does when what it hears contradicts itself.
+    fn find_payment<'a>(
+        &'a self,
+        provider_payment_id: &'a str,
+    ) -> BoxFuture<'a, Result<ProviderPayment, ProviderError>> {
+        let _ = provider_payment_id;
+        refuse(
+            LOOKUP_NOT_SUPPORTED,
+            "this provider cannot say what it has of a payment",
+        )
+    }
+}
+
+fn refuse<T: Send + 'static>(
+    reason: &'static str,
+    detail: &'static str,
+) -> BoxFuture<'static, Result<T, ProviderError>> {
+    Box::pin(std::future::ready(Err(ProviderError::refused(reason, detail))))
 }
 
 /// One leg of a refund, as a provider is asked to pay it.
@@ -79,11 +152,36 @@ pub struct RefundRequest {
 }
 
 impl RefundRequest {
+    /// Refuses an amount that is not positive.
+    pub(crate) fn require_positive(&self) -> Result<(), ProviderError> {
+        require_positive("refund", self.amount)
+    }
+
     /// The text that marks the provider's refund as ours.
     #[must_use]
     pub fn marker(&self) -> String {
         format!("{MARKER_PREFIX}{}", self.leg_id)
     }
+}
+
+pub(crate) fn require_positive(what: &str, amount: Money) -> Result<(), ProviderError> {
+    if amount.minor > 0 {
+        return Ok(());
+    }
+    let detail = format!("cannot {what} {amount}");
+    Err(ProviderError::refused("amount_not_positive", detail))
+}
+
+/// Most characters of an idempotency key, for all providers.
+const MAX_KEY_LEN: usize = 255;
+
+/// Refuses a key that does not travel unchanged.
+pub(crate) fn require_key(key: &str) -> Result<(), ProviderError> {
+    if !key.is_empty() && key.len() <= MAX_KEY_LEN && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let detail = "idempotency_key must be 1 to 255 visible ASCII characters";
+    Err(ProviderError::refused("idempotency_key_invalid", detail))
 }
 
 const MARKER_PREFIX: &str = "waybill-leg:";
@@ -193,6 +291,14 @@ impl ProviderError {
             Self::Refused { reason, .. } | Self::Transient { reason, .. } | Self::Unknown { reason } => {
                 reason
             }
+        }
+    }
+
+    /// The error of a question: it had no effect, so whatever went wrong with it can be tried again.
+    pub(crate) fn of_question(self) -> Self {
+        match self {
+            Self::Unknown { reason } => Self::transient(reason, None),
+            other => other,
         }
     }
 

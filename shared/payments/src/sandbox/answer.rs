@@ -1,8 +1,67 @@
-//! Answers of the sandbox's API, in Stripe's form.
+//! Answers of the sandbox's API, in Stripe's form, and what faults make of them.
 
+use std::future::pending;
+use std::io;
+
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::fault::Fault;
+
+/// Bytes of an answer that is too large.
+const HUGE: usize = 5 << 20;
+
+/// The answer of a fault that strikes before anything happens.
+pub(super) async fn struck_before(fault: Option<&Fault>, stop: &CancellationToken) -> Option<Response> {
+    match fault? {
+        Fault::TimeoutBefore => Some(never(stop).await),
+        Fault::CutBefore => Some(cut(&[])),
+        _ => None,
+    }
+}
+
+/// What a fault leaves of an answer to a call that was executed.
+pub(super) async fn struck_after(
+    fault: Option<&Fault>,
+    answer: Answer,
+    stop: &CancellationToken,
+) -> Response {
+    match fault {
+        Some(Fault::TimeoutAfter) => never(stop).await,
+        Some(Fault::CutAfter) => cut(&[]),
+        Some(Fault::HalfAfter) => cut(&answer.body.as_bytes()[..answer.body.len() / 2]),
+        Some(Fault::GarbledAfter) => {
+            let body = "<html>maintenance</html>".to_owned();
+            Answer { body, ..answer }.into_response()
+        }
+        Some(Fault::HugeAfter) => {
+            // Still JSON: only its length is wrong.
+            let body = format!("{}{}", answer.body, " ".repeat(HUGE));
+            Answer { body, ..answer }.into_response()
+        }
+        _ => answer.into_response(),
+    }
+}
+
+/// Holds the connection until the caller gives up, or the sandbox stops.
+async fn never(stop: &CancellationToken) -> Response {
+    tokio::select! {
+        () = pending() => {}
+        () = stop.cancelled() => {}
+    }
+    cut(&[])
+}
+
+/// Promises an answer, sends the beginning of it, and breaks the connection.
+fn cut(beginning: &[u8]) -> Response {
+    let sent: io::Result<Bytes> = Ok(Bytes::copy_from_slice(beginning));
+    let broken: io::Result<Bytes> = Err(io::ErrorKind::ConnectionReset.into());
+    Body::from_stream(stream::iter([sent, broken])).into_response()
+}
 
 /// An answer as it is stored under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +164,16 @@ impl ApiError {
             code: None,
             param: None,
             ..Self::invalid("", "", message)
+        }
+    }
+
+    pub fn declined(code: &str) -> Self {
+        let message = "The payment was declined.";
+        Self {
+            status: 402,
+            kind: "card_error",
+            param: None,
+            ..Self::invalid(code, "", message)
         }
     }
 

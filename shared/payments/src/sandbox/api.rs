@@ -1,70 +1,126 @@
-//! `/v1/refunds`: what a caller of Stripe sees.
+//! `/v1/refunds` and `/v1/payment_intents`: what a caller of Stripe sees.
 
-use std::future::pending;
-use std::io;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, Path, Query, State};
 use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::response::Response;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures_util::stream;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::answer::{Answer, ApiError};
+use super::answer::{Answer, ApiError, struck_after, struck_before};
 use super::books::{Admission, LedgerEntry, Status};
 use super::fault::Fault;
+use super::intents::CaptureParams;
 use super::params::RefundParams;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/refunds", get(list).post(create))
         .route("/v1/refunds/{id}", get(retrieve))
+        .route("/v1/payment_intents/{id}", get(retrieve_intent))
+        .route("/v1/payment_intents/{id}/capture", post(capture))
+        .route("/v1/payment_intents/{id}/cancel", post(cancel))
+}
+
+/// A call that moves money, its parameters checked.
+#[derive(Debug)]
+enum Operation {
+    Refund(RefundParams),
+    Capture(CaptureParams),
+    Cancel { payment: String },
+}
+
+impl Operation {
+    fn payment(&self) -> &str {
+        match self {
+            Self::Refund(params) => &params.payment,
+            Self::Capture(params) => &params.payment,
+            Self::Cancel { payment } => payment,
+        }
+    }
+}
+
+type FormResult = Result<Form<Vec<(String, String)>>, FormRejection>;
+
+fn fields(form: FormResult) -> Result<Vec<(String, String)>, ApiError> {
+    let Form(form) = form.map_err(|fault| ApiError::invalid("body_invalid", "", &fault.body_text()))?;
+    Ok(form)
 }
 
 async fn create(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+    form: FormResult,
 ) -> Result<Response, ApiError> {
     // Before the idempotency layer, as at Stripe: whatever fails here leaves nothing behind.
     authorize(&shared, &headers)?;
-    let key = idempotency_key(&headers)?;
-    let Form(form) = form.map_err(|fault| ApiError::invalid("body_invalid", "", &fault.body_text()))?;
-    let params = RefundParams::parse(&form)?;
-    let fault = shared.plan().next(&params.payment, key.as_deref());
-    match &fault {
-        Some(Fault::TimeoutBefore) => return Ok(never(&shared).await),
-        Some(Fault::CutBefore) => return Ok(cut()),
-        Some(Fault::RateLimited { retry_after_seconds }) => {
-            return Err(ApiError::rate_limited(*retry_after_seconds));
+    let params = RefundParams::parse(&fields(form)?)?;
+    operate(shared, &headers, Operation::Refund(params)).await
+}
+
+async fn capture(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    form: FormResult,
+) -> Result<Response, ApiError> {
+    authorize(&shared, &headers)?;
+    let params = CaptureParams::parse(id, &fields(form)?)?;
+    operate(shared, &headers, Operation::Capture(params)).await
+}
+
+async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Path(payment): Path<String>,
+    form: FormResult,
+) -> Result<Response, ApiError> {
+    authorize(&shared, &headers)?;
+    for (name, _) in fields(form)? {
+        if name != "cancellation_reason" {
+            return Err(ApiError::invalid(
+                "parameter_unknown",
+                &name,
+                "Received unknown parameter.",
+            ));
         }
-        _ => {}
+    }
+    operate(shared, &headers, Operation::Cancel { payment }).await
+}
+
+async fn operate(
+    shared: Arc<Shared>,
+    headers: &HeaderMap,
+    operation: Operation,
+) -> Result<Response, ApiError> {
+    let key = idempotency_key(headers)?;
+    let fault = shared.plan().next(operation.payment(), key.as_deref());
+    if let Some(Fault::RateLimited { retry_after_seconds }) = &fault {
+        return Err(ApiError::rate_limited(*retry_after_seconds));
+    }
+    if let Some(response) = struck_before(fault.as_ref(), &shared.stop).await {
+        return Ok(response);
     }
     // In a task of its own: a caller that goes away does not stop what has begun.
-    let execution = tokio::spawn(execute(Arc::clone(&shared), params, key, fault.clone()));
+    let execution = tokio::spawn(execute(Arc::clone(&shared), operation, key, fault.clone()));
     let answer = execution.await.unwrap_or_else(|_| Answer::internal_error());
-    Ok(match fault {
-        Some(Fault::TimeoutAfter) => never(&shared).await,
-        Some(Fault::CutAfter) => cut(),
-        _ => answer.into_response(),
-    })
+    Ok(struck_after(fault.as_ref(), answer, &shared.stop).await)
 }
 
 async fn execute(
     shared: Arc<Shared>,
-    params: RefundParams,
+    operation: Operation,
     key: Option<String>,
     fault: Option<Fault>,
 ) -> Answer {
     if let Some(key) = &key {
-        let fingerprint = format!("{params:?}");
+        let fingerprint = format!("{operation:?}");
         let admission = shared
             .books()
             .admit(key, &fingerprint, shared.clock.now(), shared.key_lifetime);
@@ -84,9 +140,9 @@ async fn execute(
     let released = shared.held.read().await;
     let answer = match fault {
         Some(Fault::ErrorBefore) => Answer::internal_error(),
-        fault => match pay(&shared, &params, key.as_deref(), fault.as_ref()) {
+        fault => match perform(&shared, &operation, key.as_deref(), fault.as_ref()) {
             Ok(_) if fault == Some(Fault::ErrorAfter) => Answer::internal_error(),
-            Ok(refund) => Answer::ok(&refund.object()),
+            Ok(object) => Answer::ok(&object),
             Err(error) => error.answer(),
         },
     };
@@ -95,6 +151,20 @@ async fn execute(
     }
     drop(released);
     answer
+}
+
+fn perform(
+    shared: &Arc<Shared>,
+    operation: &Operation,
+    key: Option<&str>,
+    fault: Option<&Fault>,
+) -> Result<Value, ApiError> {
+    match (operation, fault) {
+        (Operation::Refund(params), _) => pay(shared, params, key, fault).map(|refund| refund.object()),
+        (_, Some(Fault::Failed { failure_reason })) => Err(ApiError::declined(failure_reason)),
+        (Operation::Capture(params), _) => shared.books().capture(params),
+        (Operation::Cancel { payment }, _) => shared.books().cancel(payment),
+    }
 }
 
 fn pay(
@@ -181,6 +251,19 @@ async fn retrieve(
     Ok(Json(refund.object()))
 }
 
+async fn retrieve_intent(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    authorize(&shared, &headers)?;
+    let books = shared.books();
+    let intent = books.intent_object(&id);
+    intent
+        .map(Json)
+        .ok_or_else(|| ApiError::missing("payment_intent", &id))
+}
+
 fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
     let given = headers
         .get(header::AUTHORIZATION)
@@ -209,19 +292,4 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         )
     };
     Ok(Some(key.ok_or_else(fault)?.to_owned()))
-}
-
-/// Holds the connection until the caller gives up, or the sandbox stops.
-async fn never(shared: &Shared) -> Response {
-    tokio::select! {
-        () = pending() => {}
-        () = shared.stop.cancelled() => {}
-    }
-    cut()
-}
-
-/// Promises an answer and breaks the connection instead.
-fn cut() -> Response {
-    let broken: io::Result<Bytes> = Err(io::ErrorKind::ConnectionReset.into());
-    Body::from_stream(stream::iter([broken])).into_response()
 }

@@ -9,6 +9,7 @@ use waybill_kernel::id::EventId;
 use waybill_kernel::money::Currency;
 
 use super::answer::{Answer, ApiError};
+use super::intents::Authorization;
 use super::params::RefundParams;
 use crate::stripe::amount;
 
@@ -22,6 +23,22 @@ pub struct Payment {
     pub amount: i64,
     /// Lower-case currency code.
     pub currency: String,
+}
+
+impl Payment {
+    /// Refuses what Stripe would not have.
+    pub(super) fn check(&self) -> Result<(), ApiError> {
+        let currency = Currency::parse(&self.currency.to_ascii_uppercase());
+        let step = currency
+            .map_err(|error| error.to_string())
+            .and_then(|currency| amount::stripe_step(currency).map_err(|error| error.to_string()));
+        let step = step.map_err(|error| ApiError::invalid("currency_invalid", "currency", &error))?;
+        if self.id.is_empty() || self.amount <= 0 || self.amount % step != 0 {
+            let message = format!("a payment has an id and a positive amount that is a multiple of {step}");
+            return Err(ApiError::invalid("payment_invalid", "amount", &message));
+        }
+        Ok(())
+    }
 }
 
 /// One line of the ledger: a refund as the sandbox's bank sees it.
@@ -107,7 +124,9 @@ struct Key {
 /// Payments, refunds and keys.
 #[derive(Debug, Default)]
 pub(super) struct Books {
-    payments: BTreeMap<String, Payment>,
+    /// What was captured of each payment.
+    pub(super) payments: BTreeMap<String, Payment>,
+    pub(super) authorizations: BTreeMap<String, Authorization>,
     refunds: Vec<LedgerEntry>,
     keys: HashMap<String, Key>,
 }
@@ -115,15 +134,7 @@ pub(super) struct Books {
 impl Books {
     /// Registers a payment; the same again changes nothing.
     pub fn register(&mut self, payment: Payment) -> Result<(), ApiError> {
-        let currency = Currency::parse(&payment.currency.to_ascii_uppercase());
-        let step = currency
-            .map_err(|error| error.to_string())
-            .and_then(|currency| amount::stripe_step(currency).map_err(|error| error.to_string()));
-        let step = step.map_err(|error| ApiError::invalid("currency_invalid", "currency", &error))?;
-        if payment.id.is_empty() || payment.amount <= 0 || payment.amount % step != 0 {
-            let message = format!("a payment has an id and a positive amount that is a multiple of {step}");
-            return Err(ApiError::invalid("payment_invalid", "amount", &message));
-        }
+        payment.check()?;
         let known = self
             .payments
             .entry(payment.id.clone())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use waybill_kernel::hash;
 
-/// What goes wrong, or otherwise than usual, with one call that makes a refund.
+/// What goes wrong, or otherwise than usual, with one call that moves money.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
@@ -21,6 +21,12 @@ pub enum Fault {
     ErrorBefore,
     /// Answers 500, and again for every repetition with the key; the refund was made.
     ErrorAfter,
+    /// Answers with what is no JSON; it was done.
+    GarbledAfter,
+    /// The connection breaks in the middle of a JSON answer; it was done.
+    HalfAfter,
+    /// Answers with more than anybody should read; it was done.
+    HugeAfter,
     /// Answers 429; nothing happened, and nothing is stored under the key.
     RateLimited {
         /// Value of `Retry-After`.

@@ -1,5 +1,5 @@
-//! A payment provider to try things on: a server on a loopback port that behaves like Stripe's `/v1/refunds` as
-//! documented, with faults on demand and a ledger of what was really paid.
+//! Payment providers to try things on: servers on loopback ports that behave as documented, with faults on demand and a
+//! ledger of what was really paid. [`Sandbox`] is Stripe's `/v1/refunds` and `/v1/payment_intents`.
 //!
 //! It replays answers by idempotency key (a stored 500 too), refuses a key with other parameters, never pays back more
 //! than a payment captured, lists newest first in pages, and tells about changes by signed webhooks. Payments must be
@@ -24,6 +24,7 @@ mod answer;
 mod api;
 mod books;
 mod fault;
+mod intents;
 mod params;
 mod webhooks;
 
@@ -198,6 +199,39 @@ impl Sandbox {
             message: error.message,
         };
         self.shared.books().register(payment).map_err(refused)
+    }
+
+    /// Registers a payment that is authorised and not captured. The same again changes nothing.
+    ///
+    /// # Errors
+    /// As [`register_payment`](Self::register_payment).
+    pub fn register_authorization(&self, id: &str, authorized: Money) -> Result<(), SandboxError> {
+        let payment = Payment {
+            id: id.to_owned(),
+            amount: amount::to_stripe(authorized)?,
+            currency: authorized.currency.code().to_ascii_lowercase(),
+        };
+        let refused = |error: answer::ApiError| SandboxError::Payment {
+            id: id.to_owned(),
+            message: error.message,
+        };
+        self.shared.books().authorize(&payment).map_err(refused)
+    }
+
+    /// How much of a payment was captured, as Stripe counts it.
+    #[must_use]
+    pub fn captured(&self, payment: &str) -> i64 {
+        let books = self.shared.books();
+        books
+            .payments()
+            .find(|known| known.id == payment)
+            .map_or(0, |known| known.amount)
+    }
+
+    /// Whether what was authorised of a payment was released by a cancellation.
+    #[must_use]
+    pub fn is_canceled(&self, payment: &str) -> bool {
+        self.shared.books().is_canceled(payment)
     }
 
     /// Plans a fault for the next refund that is asked for.

@@ -1,10 +1,11 @@
-//! The adapter for Stripe's refunds (API v1).
+//! The adapter for Stripe (API v1): refunds, and captures and cancellations of payment intents.
 //!
 //! One call is one HTTP request: nothing is repeated here, and every failure is sorted by what it says about the money
 //! (see [`ProviderError`]). The leg's marker and the attempt's key travel in the refund's metadata, so that a refund is
 //! found again by listing the refunds of its payment.
 
 pub mod amount;
+mod intent;
 mod webhook;
 pub(crate) mod wire;
 
@@ -16,29 +17,27 @@ use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
-use waybill_kernel::money::Currency;
+use waybill_kernel::money::{Currency, Money};
 
 pub use self::webhook::{
     Event, RefundNotice, TOLERANCE, WebhookError, parse_event, sign_webhook, verify_webhook,
 };
 use self::wire::{ATTEMPT_KEY, MARKER_KEY, REASON_KEY, WireList, WireRefund};
-use crate::http;
 pub use crate::http::ClientError;
+use crate::http::{self, About, note_error};
+use crate::payment::{CaptureRequest, ProviderCapture, ProviderPayment, ProviderVoid, VoidRequest};
 use crate::provider::{
-    ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, leg_of_marker,
+    ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, leg_of_marker, require_key,
 };
 
 /// Stripe forgets keys after 24 h at the earliest. An hour less, so that a call that is late does not race it.
 const KEY_LIFETIME: Duration = Duration::from_secs(23 * 3600);
-/// Stripe's limits of an idempotency key and of metadata.
-const MAX_KEY_LEN: usize = 255;
+/// Stripe's limits of metadata.
 const MAX_METADATA: usize = 50;
 const MAX_METADATA_KEY_LEN: usize = 40;
 const MAX_METADATA_VALUE_LEN: usize = 500;
 /// Most refunds of one payment that are looked through: pages of 100.
 const MAX_PAGES: usize = 50;
-/// Largest answer that is read.
-const MAX_ANSWER_LEN: usize = 4 << 20;
 
 /// Where and how Stripe is called.
 #[derive(Debug, Clone)]
@@ -74,6 +73,7 @@ impl StripeConfig {
 pub struct StripeProvider {
     config: StripeConfig,
     refunds_url: Url,
+    intents_url: Url,
     client: reqwest::Client,
 }
 
@@ -85,33 +85,33 @@ impl StripeProvider {
     pub fn new(config: StripeConfig) -> Result<Self, ClientError> {
         let base = http::base_url(&config.base_url)?;
         let client = http::client(&base, config.call_timeout)?;
-        let refunds_url = base.join("/v1/refunds").map_err(|_| ClientError::Url {
-            url: config.base_url.clone(),
-        })?;
+        let join = |path| {
+            base.join(path).map_err(|_| ClientError::Url {
+                url: config.base_url.clone(),
+            })
+        };
+        let (refunds_url, intents_url) = (join("/v1/refunds")?, join("/v1/payment_intents")?);
         Ok(Self {
             config,
             refunds_url,
+            intents_url,
             client,
         })
     }
 
     fn request(&self, method: Method) -> RequestBuilder {
+        self.call(method, self.refunds_url.clone())
+    }
+
+    fn call(&self, method: Method, url: Url) -> RequestBuilder {
         self.client
-            .request(method, self.refunds_url.clone())
+            .request(method, url)
             .bearer_auth(self.config.secret_key.expose_secret())
             .header("Stripe-Version", &self.config.api_version)
     }
 
-    fn span(&self, operation: &'static str, request: &RefundRequest) -> tracing::Span {
-        tracing::info_span!(
-            "provider call",
-            otel.name = format!("{} {operation}", self.config.name),
-            otel.kind = "client",
-            waybill.provider = self.config.name,
-            waybill.leg = %request.leg_id,
-            http.response.status_code = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-        )
+    fn span(&self, operation: &'static str, about: About<'_>) -> tracing::Span {
+        http::span(&self.config.name, operation, about)
     }
 
     async fn create(&self, request: &RefundRequest) -> Result<ProviderRefund, ProviderError> {
@@ -141,10 +141,7 @@ impl StripeProvider {
             // A look-up has no effect, so whatever goes wrong with it can be tried again.
             let page: WireList = send(self.request(Method::GET).query(&query))
                 .await
-                .map_err(|error| match error {
-                    ProviderError::Unknown { reason } => ProviderError::transient(reason, None),
-                    other => other,
-                })?;
+                .map_err(ProviderError::of_question)?;
             after = page.data.last().map(|refund| refund.id.clone());
             let found = page.data.into_iter().find(|refund| {
                 refund.metadata(MARKER_KEY) == Some(&marker)
@@ -172,10 +169,7 @@ impl StripeProvider {
             }
             let page: WireList = send(self.request(Method::GET).query(&query))
                 .await
-                .map_err(|error| match error {
-                    ProviderError::Unknown { reason } => ProviderError::transient(reason, None),
-                    other => other,
-                })?;
+                .map_err(ProviderError::of_question)?;
             after = page.data.last().map(|refund| refund.id.clone());
             for refund in page.data {
                 listed.push(listed_refund(refund)?);
@@ -226,7 +220,7 @@ impl PaymentProvider for StripeProvider {
         &'a self,
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
-        let span = self.span("refund", request);
+        let span = self.span("refund", About::Leg(request.leg_id));
         async move { note_error(self.create(request).await) }
             .instrument(span)
             .boxed()
@@ -244,8 +238,59 @@ impl PaymentProvider for StripeProvider {
         &'a self,
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
-        let span = self.span("find refund", request);
+        let span = self.span("find refund", About::Leg(request.leg_id));
         async move { note_error(self.search(request).await) }
+            .instrument(span)
+            .boxed()
+    }
+
+    fn capture_key_lifetime(&self) -> Duration {
+        KEY_LIFETIME
+    }
+
+    fn capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<ProviderCapture, ProviderError>> {
+        let span = self.span("capture", About::Payment(&request.provider_payment_id));
+        async move { note_error(self.capture_intent(request).await) }
+            .instrument(span)
+            .boxed()
+    }
+
+    fn find_capture<'a>(
+        &'a self,
+        request: &'a CaptureRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderCapture>, ProviderError>> {
+        let span = self.span("find capture", About::Payment(&request.provider_payment_id));
+        async move { note_error(self.find_intent_capture(request).await) }
+            .instrument(span)
+            .boxed()
+    }
+
+    fn void<'a>(&'a self, request: &'a VoidRequest) -> BoxFuture<'a, Result<ProviderVoid, ProviderError>> {
+        let span = self.span("void", About::Payment(&request.provider_payment_id));
+        async move { note_error(self.cancel_intent(request).await) }
+            .instrument(span)
+            .boxed()
+    }
+
+    fn find_void<'a>(
+        &'a self,
+        request: &'a VoidRequest,
+    ) -> BoxFuture<'a, Result<Option<ProviderVoid>, ProviderError>> {
+        let span = self.span("find void", About::Payment(&request.provider_payment_id));
+        async move { note_error(self.find_intent_void(request).await) }
+            .instrument(span)
+            .boxed()
+    }
+
+    fn find_payment<'a>(
+        &'a self,
+        provider_payment_id: &'a str,
+    ) -> BoxFuture<'a, Result<ProviderPayment, ProviderError>> {
+        let span = self.span("find payment", About::Payment(provider_payment_id));
+        async move { note_error(self.find_intent(provider_payment_id).await) }
             .instrument(span)
             .boxed()
     }
@@ -253,19 +298,10 @@ impl PaymentProvider for StripeProvider {
 
 /// The parameters of a refund, in an order that is the same every time.
 fn form(request: &RefundRequest) -> Result<Vec<(String, String)>, ProviderError> {
-    if request.amount.minor <= 0 {
-        return Err(ProviderError::refused(
-            "amount_not_positive",
-            format!("cannot refund {}", request.amount),
-        ));
-    }
-    let amount = amount::to_stripe(request.amount)
-        .map_err(|error| ProviderError::refused("amount_not_supported", error.to_string()))?;
+    request.require_positive()?;
+    let amount = stripe_amount(request.amount)?;
     let key = &request.idempotency_key;
-    if key.is_empty() || key.len() > MAX_KEY_LEN || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let detail = "idempotency_key must be 1 to 255 visible ASCII characters";
-        return Err(ProviderError::refused("idempotency_key_invalid", detail));
-    }
+    require_key(key)?;
     let mut metadata = request.metadata.clone();
     metadata.insert(MARKER_KEY.to_owned(), request.marker());
     metadata.insert(ATTEMPT_KEY.to_owned(), key.clone());
@@ -285,6 +321,11 @@ fn form(request: &RefundRequest) -> Result<Vec<(String, String)>, ProviderError>
             .map(|(key, value)| (format!("metadata[{key}]"), value)),
     );
     Ok(form)
+}
+
+fn stripe_amount(amount: Money) -> Result<i64, ProviderError> {
+    amount::to_stripe(amount)
+        .map_err(|error| ProviderError::refused("amount_not_supported", error.to_string()))
 }
 
 fn metadata_fault(metadata: &std::collections::BTreeMap<String, String>) -> Option<String> {
@@ -344,51 +385,15 @@ fn accept(refund: WireRefund, request: &RefundRequest) -> Result<ProviderRefund,
 
 /// Sends one request and reads its answer.
 async fn send<T: DeserializeOwned>(call: RequestBuilder) -> Result<T, ProviderError> {
-    let mut response = call.send().await.map_err(|error| {
-        if error.is_connect() || error.is_builder() {
-            // There was never a connection to send anything over.
-            ProviderError::transient("connect", None)
-        } else {
-            ProviderError::unknown(if error.is_timeout() {
-                "timeout"
-            } else {
-                "connection_lost"
-            })
-        }
-    })?;
-    let status = response.status();
-    tracing::Span::current().record("http.response.status_code", status.as_u16());
-    let headers = std::mem::take(response.headers_mut());
-    let body = read(&mut response).await;
-    match body {
-        // The status alone says enough, even when the rest was lost.
-        _ if !status.is_success() => Err(wire::classify(status, &headers, &body.unwrap_or_default())),
-        Ok(body) if status == StatusCode::OK => {
-            serde_json::from_slice(&body).map_err(|_| ProviderError::unknown("answer_malformed"))
-        }
-        Ok(_) => Err(ProviderError::unknown(format!("http_{}", status.as_u16()))),
-        Err(error) => Err(error),
+    let answer = http::exchange(call).await?;
+    // The status alone says enough, even when the rest was lost.
+    if !answer.status.is_success() {
+        return Err(wire::classify(answer.status, &answer.headers, answer.body()));
     }
-}
-
-async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, ProviderError> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER_LEN => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Err(ProviderError::unknown("answer_too_large")),
-            Ok(None) => return Ok(body),
-            Err(error) if error.is_timeout() => return Err(ProviderError::unknown("timeout")),
-            Err(_) => return Err(ProviderError::unknown("connection_lost")),
-        }
+    if answer.status != StatusCode::OK {
+        return Err(ProviderError::unknown(format!("http_{}", answer.status.as_u16())));
     }
-}
-
-fn note_error<T>(result: Result<T, ProviderError>) -> Result<T, ProviderError> {
-    if let Err(error) = &result {
-        tracing::Span::current().record("error.type", error.reason());
-    }
-    result
+    answer.json()
 }
 
 #[cfg(test)]
@@ -396,7 +401,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use waybill_kernel::id::LegId;
-    use waybill_kernel::money::Money;
 
     use super::*;
 

@@ -1,12 +1,12 @@
 //! What Stripe sends, and what it means.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
+use crate::http::retry_after;
 use crate::provider::{ProviderError, RefundState};
 
 /// Metadata key of our marker.
@@ -123,14 +123,12 @@ pub(crate) fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> 
     }
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    // Nobody is asked to wait for longer than a day, whatever the header says.
-    Some(Duration::from_secs(u64::min(seconds, 86_400)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use reqwest::header::RETRY_AFTER;
+
     use super::*;
 
     fn classified(status: u16, body: &str) -> ProviderError {

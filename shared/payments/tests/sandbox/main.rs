@@ -1,8 +1,10 @@
-//! The Stripe adapter and the sandbox, against each other over real HTTP.
+//! The adapters and the sandboxes of their providers, against each other over real HTTP.
 
 mod adapter;
 mod admin;
 mod common;
+mod conformance;
 mod faults;
+mod houses;
 mod races;
 mod webhooks;
