@@ -4,6 +4,7 @@
 //!   or *nobody knows*. Everything about never paying twice follows from keeping the three apart.
 //! - [`payment`]: captures, voids, and what a provider has of a payment.
 //! - [`stripe`]: the adapter for Stripe, its amounts, and the check of its webhooks' signatures.
+//! - [`shopify`]: the adapter for the orders of a Shopify shop.
 //! - [`manual`]: what a person does and records.
 //! - [`sandbox`]: servers on loopback ports that behave like the three, with faults on demand and a ledger of what was
 //!   really paid.
@@ -11,11 +12,13 @@
 //! An adapter translates one call and its answer. It keeps no state, never repeats a call by itself, and decides
 //! nothing about orders: caps, retries and what an unknown outcome means are the refund service's.
 
+mod decimal;
 mod http;
 pub mod manual;
 pub mod payment;
 pub mod provider;
 pub mod sandbox;
+pub mod shopify;
 pub mod stripe;
 
 pub use http::{ClientError, check_base_url};

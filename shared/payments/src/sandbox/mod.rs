@@ -1,5 +1,6 @@
 //! Payment providers to try things on: servers on loopback ports that behave as documented, with faults on demand and a
-//! ledger of what was really paid. [`Sandbox`] is Stripe's `/v1/refunds` and `/v1/payment_intents`.
+//! ledger of what was really paid. [`Sandbox`] is Stripe's `/v1/refunds` and `/v1/payment_intents`, [`ShopifySandbox`] is
+//! a shop.
 //!
 //! It replays answers by idempotency key (a stored 500 too), refuses a key with other parameters, never pays back more
 //! than a payment captured, lists newest first in pages, and tells about changes by signed webhooks. Payments must be
@@ -26,6 +27,8 @@ mod books;
 mod fault;
 mod intents;
 mod params;
+mod shop;
+mod shopify;
 mod webhooks;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -45,6 +48,7 @@ use self::books::Books;
 pub use self::books::{LedgerEntry, Payment, Status};
 use self::fault::Plan;
 pub use self::fault::{Fault, Schedule};
+pub use self::shopify::ShopifySandbox;
 pub use self::webhooks::{EventRecord, WebhookEndpoint};
 use crate::stripe::amount::{self, AmountError};
 use crate::stripe::{ClientError, StripeConfig, StripeProvider};

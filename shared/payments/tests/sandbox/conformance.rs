@@ -11,7 +11,7 @@ use waybill_payments::sandbox::Fault;
 use waybill_payments::{CaptureRequest, ProviderError, RefundRequest, RefundState, StepState, VoidRequest};
 
 use crate::common::{eur, refund_of};
-use crate::houses::{CapturingHouse, House, StripeHouse};
+use crate::houses::{CapturingHouse, House, ShopifyHouse, StripeHouse};
 
 /// Long enough for a loaded machine to connect, short enough to wait for what never comes.
 const SHORT: Duration = Duration::from_secs(1);
@@ -352,4 +352,11 @@ mod stripe {
 
     pays_back!(StripeHouse);
     captures!(StripeHouse);
+}
+
+mod shopify {
+    use super::*;
+
+    pays_back!(ShopifyHouse);
+    captures!(ShopifyHouse);
 }

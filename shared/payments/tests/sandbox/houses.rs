@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use waybill_kernel::time::FakeClock;
 use waybill_payments::PaymentProvider;
-use waybill_payments::sandbox::{Fault, Sandbox, SandboxOptions};
+use waybill_payments::sandbox::{Fault, Sandbox, SandboxOptions, ShopifySandbox};
 use waybill_payments::stripe::{StripeConfig, StripeProvider};
 
 use crate::common::eur;
@@ -79,5 +79,44 @@ impl CapturingHouse for StripeHouse {
 
     fn is_voided(&self, payment: &str) -> bool {
         self.0.is_canceled(payment)
+    }
+}
+
+/// A Shopify shop.
+pub struct ShopifyHouse(ShopifySandbox);
+
+impl House for ShopifyHouse {
+    async fn open(clock: &FakeClock) -> anyhow::Result<Self> {
+        Ok(Self(ShopifySandbox::start(clock.shared()).await?))
+    }
+
+    fn provider(&self, patience: Duration) -> anyhow::Result<Arc<dyn PaymentProvider>> {
+        Ok(Arc::new(self.0.provider(patience)?))
+    }
+
+    fn paid(&self) -> anyhow::Result<String> {
+        Ok(self.0.paid(eur(10_000)))
+    }
+
+    fn inject(&self, fault: Fault) {
+        self.0.inject(fault);
+    }
+
+    fn refunded(&self, payment: &str) -> i64 {
+        self.0.moved(payment, "REFUND")
+    }
+}
+
+impl CapturingHouse for ShopifyHouse {
+    fn authorized(&self) -> anyhow::Result<String> {
+        Ok(self.0.authorized(eur(10_000)))
+    }
+
+    fn captured(&self, payment: &str) -> i64 {
+        self.0.moved(payment, "CAPTURE")
+    }
+
+    fn is_voided(&self, payment: &str) -> bool {
+        self.0.moved(payment, "VOID") > 0
     }
 }

@@ -7,4 +7,5 @@ mod conformance;
 mod faults;
 mod houses;
 mod races;
+mod shops;
 mod webhooks;
