@@ -5,6 +5,7 @@
 //! - [`payment`]: captures, voids, and what a provider has of a payment.
 //! - [`stripe`]: the adapter for Stripe, its amounts, and the check of its webhooks' signatures.
 //! - [`shopify`]: the adapter for the orders of a Shopify shop.
+//! - [`woocommerce`]: the adapter for the orders of a WooCommerce shop.
 //! - [`manual`]: what a person does and records.
 //! - [`sandbox`]: servers on loopback ports that behave like the three, with faults on demand and a ledger of what was
 //!   really paid.
@@ -20,6 +21,7 @@ pub mod provider;
 pub mod sandbox;
 pub mod shopify;
 pub mod stripe;
+pub mod woocommerce;
 
 pub use http::{ClientError, check_base_url};
 pub use payment::{

@@ -1,6 +1,6 @@
 //! Payment providers to try things on: servers on loopback ports that behave as documented, with faults on demand and a
-//! ledger of what was really paid. [`Sandbox`] is Stripe's `/v1/refunds` and `/v1/payment_intents`, [`ShopifySandbox`] is
-//! a shop.
+//! ledger of what was really paid. [`Sandbox`] is Stripe's `/v1/refunds` and `/v1/payment_intents`, [`ShopifySandbox`] and
+//! [`WooSandbox`] are shops.
 //!
 //! It replays answers by idempotency key (a stored 500 too), refuses a key with other parameters, never pays back more
 //! than a payment captured, lists newest first in pages, and tells about changes by signed webhooks. Payments must be
@@ -30,6 +30,7 @@ mod params;
 mod shop;
 mod shopify;
 mod webhooks;
+mod woocommerce;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,7 @@ use self::fault::Plan;
 pub use self::fault::{Fault, Schedule};
 pub use self::shopify::ShopifySandbox;
 pub use self::webhooks::{EventRecord, WebhookEndpoint};
+pub use self::woocommerce::WooSandbox;
 use crate::stripe::amount::{self, AmountError};
 use crate::stripe::{ClientError, StripeConfig, StripeProvider};
 

@@ -11,7 +11,7 @@ use waybill_payments::sandbox::Fault;
 use waybill_payments::{CaptureRequest, ProviderError, RefundRequest, RefundState, StepState, VoidRequest};
 
 use crate::common::{eur, refund_of};
-use crate::houses::{CapturingHouse, House, ShopifyHouse, StripeHouse};
+use crate::houses::{CapturingHouse, House, ShopifyHouse, StripeHouse, WooHouse};
 
 /// Long enough for a loaded machine to connect, short enough to wait for what never comes.
 const SHORT: Duration = Duration::from_secs(1);
@@ -359,4 +359,26 @@ mod shopify {
 
     pays_back!(ShopifyHouse);
     captures!(ShopifyHouse);
+}
+
+mod woocommerce {
+    use super::*;
+
+    pays_back!(WooHouse);
+
+    #[tokio::test]
+    async fn says_that_it_cannot_capture_or_void() -> anyhow::Result<()> {
+        let house = WooHouse::open(&clock()).await?;
+        let (payment, provider) = (house.paid()?, house.provider(LONG)?);
+        let capture = capture_of(&payment, 1, 0, true);
+        let error = provider.capture(&capture).await.expect_err("it cannot");
+        assert_eq!(error.reason(), waybill_payments::CAPTURE_NOT_SUPPORTED);
+        let void = VoidRequest {
+            provider_payment_id: payment,
+            idempotency_key: "void".to_owned(),
+        };
+        let error = provider.void(&void).await.expect_err("it cannot");
+        assert_eq!(error.reason(), waybill_payments::VOID_NOT_SUPPORTED);
+        Ok(())
+    }
 }

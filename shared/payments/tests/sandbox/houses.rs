@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use waybill_kernel::time::FakeClock;
 use waybill_payments::PaymentProvider;
-use waybill_payments::sandbox::{Fault, Sandbox, SandboxOptions, ShopifySandbox};
+use waybill_payments::sandbox::{Fault, Sandbox, SandboxOptions, ShopifySandbox, WooSandbox};
 use waybill_payments::stripe::{StripeConfig, StripeProvider};
 
 use crate::common::eur;
@@ -118,5 +118,30 @@ impl CapturingHouse for ShopifyHouse {
 
     fn is_voided(&self, payment: &str) -> bool {
         self.0.moved(payment, "VOID") > 0
+    }
+}
+
+/// A WooCommerce shop.
+pub struct WooHouse(WooSandbox);
+
+impl House for WooHouse {
+    async fn open(clock: &FakeClock) -> anyhow::Result<Self> {
+        Ok(Self(WooSandbox::start(clock.shared()).await?))
+    }
+
+    fn provider(&self, patience: Duration) -> anyhow::Result<Arc<dyn PaymentProvider>> {
+        Ok(Arc::new(self.0.provider(patience)?))
+    }
+
+    fn paid(&self) -> anyhow::Result<String> {
+        Ok(self.0.paid(eur(10_000)))
+    }
+
+    fn inject(&self, fault: Fault) {
+        self.0.inject(fault);
+    }
+
+    fn refunded(&self, payment: &str) -> i64 {
+        self.0.refunded(payment)
     }
 }

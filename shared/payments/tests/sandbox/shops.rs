@@ -1,12 +1,13 @@
-//! What is particular to the shops.
+//! What is particular to the two shops.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use waybill_kernel::money::{Currency, Money};
 use waybill_kernel::time::FakeClock;
-use waybill_payments::sandbox::{Fault, ShopifySandbox};
+use waybill_payments::sandbox::{Fault, ShopifySandbox, WooSandbox};
 use waybill_payments::shopify::{ShopifyConfig, ShopifyProvider};
+use waybill_payments::woocommerce::{WooConfig, WooProvider};
 use waybill_payments::{CaptureRequest, PaymentProvider, ProviderError, RefundRequest, RefundState};
 
 use crate::common::{eur, refund_of};
@@ -137,6 +138,70 @@ async fn yen_and_dinars_arrive_as_the_shop_writes_them() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_gateway_that_was_not_heard_is_for_a_person() -> anyhow::Result<()> {
+    let shop = WooSandbox::start(clock().shared()).await?;
+    let (payment, provider) = (shop.paid(eur(10_000)), shop.provider(LONG)?);
+    let request = refund_of(&payment, eur(700));
+    shop.die_at_the_gateway();
+    let error = provider.refund(&request).await.expect_err("the shop died");
+    assert!(!error.surely_did_nothing(), "{error}");
+    let unheard = ProviderError::unknown("gateway_not_heard");
+    assert_eq!(provider.find_refund(&request).await, Err(unheard.clone()));
+    assert_eq!(
+        provider.refund(&request).await,
+        Err(unheard),
+        "and it is not asked for again"
+    );
+    assert_eq!(shop.refunded(&payment), 700);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_no_leaves_nothing() -> anyhow::Result<()> {
+    let shop = WooSandbox::start(clock().shared()).await?;
+    let (payment, provider) = (shop.paid(eur(10_000)), shop.provider(LONG)?);
+    let request = refund_of(&payment, eur(700));
+    shop.inject(Fault::Failed {
+        failure_reason: "expired card".into(),
+    });
+    let error = provider.refund(&request).await.expect_err("declined");
+    assert!(
+        matches!(&error, ProviderError::Refused { reason, detail } if reason == "refund_not_created" && detail.contains("expired card")),
+        "{error}"
+    );
+    assert_eq!(provider.find_refund(&request).await?, None);
+    let error = provider.refund(&refund_of(&shop.unpaid(eur(5)), eur(5))).await;
+    assert_eq!(error.expect_err("nothing was paid").reason(), "order_not_paid");
+    let error = provider.find_payment("999").await.expect_err("no such order");
+    assert_eq!(error.reason(), "woocommerce_rest_shop_order_invalid_id");
+    Ok(())
+}
+
+#[tokio::test]
+async fn refunds_are_found_on_later_pages_of_an_order() -> anyhow::Result<()> {
+    let shop = WooSandbox::start(clock().shared()).await?;
+    let (payment, provider) = (shop.paid(eur(10_000)), shop.provider(LONG)?);
+    let first = refund_of(&payment, eur(1));
+    let refund = provider.refund(&first).await?;
+    for _ in 0..100 {
+        provider.refund(&refund_of(&payment, eur(1))).await?;
+    }
+    assert_eq!(
+        provider.find_refund(&first).await?,
+        Some(refund.clone()),
+        "on the second page"
+    );
+    assert_eq!(
+        provider.refund(&first).await?,
+        refund,
+        "asked for again, it is listed first"
+    );
+    assert_eq!(provider.find_refund(&refund_of(&payment, eur(1))).await?, None);
+    assert_eq!(shop.refunded(&payment), 101);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_an_operators_matter_and_is_never_told() -> anyhow::Result<()> {
     let shop = ShopifySandbox::start(clock().shared()).await?;
     let stranger = ShopifyProvider::new(ShopifyConfig {
@@ -147,5 +212,15 @@ async fn a_wrong_key_is_an_operators_matter_and_is_never_told() -> anyhow::Resul
     let error = stranger.refund(&request).await.expect_err("a stranger");
     assert_eq!(error, ProviderError::transient("http_401", None));
     assert!(!format!("{stranger:?} {error:?}").contains("shpat_wrong"));
+
+    let shop = WooSandbox::start(clock().shared()).await?;
+    let stranger = WooProvider::new(WooConfig {
+        consumer_secret: "cs_wrong".to_owned().into(),
+        ..shop.config(LONG)
+    })?;
+    let request = refund_of(&shop.paid(eur(100)), eur(1));
+    let error = stranger.refund(&request).await.expect_err("a stranger");
+    assert!(matches!(error, ProviderError::Transient { .. }), "{error}");
+    assert!(!format!("{stranger:?} {error:?}").contains("cs_wrong"));
     Ok(())
 }
