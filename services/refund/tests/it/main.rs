@@ -10,4 +10,5 @@ mod money;
 mod plans;
 mod returns;
 mod running;
+mod shops;
 mod workers;
