@@ -1,4 +1,5 @@
-//! Prepares a database for the services: a role and a schema for each, and no right anywhere else.
+//! Prepares a database for the services: a role and a schema for each, a second one in which its projections are built
+//! anew, and no right anywhere else.
 //!
 //! Run by whoever sets the database up, as its owner or as superuser; services never do. It may be run again, and by
 //! several at once: what is right already stays. It adds, and takes rights from everybody (PUBLIC); it never drops, and
@@ -34,6 +35,12 @@ pub fn role_of(service: &str) -> String {
     format!("{PREFIX}{service}")
 }
 
+/// The schema in which a service builds its projections anew, beside the one it works in.
+#[must_use]
+pub fn rebuild_schema_of(service: &str) -> String {
+    format!("{service}_rebuild")
+}
+
 /// Why a database could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -57,10 +64,12 @@ pub enum BootstrapError {
         what: String,
     },
     /// The schema exists and belongs to another role.
-    #[error("schema \"{schema}\" exists and belongs to {owner}; drop it or give it to {PREFIX}{schema}")]
+    #[error("schema \"{schema}\" exists and belongs to {owner}; drop it or give it to {role}")]
     Schema {
         /// The schema.
         schema: String,
+        /// Whose it is to be.
+        role: String,
         /// Whose it is.
         owner: String,
     },
@@ -140,7 +149,8 @@ async fn attempt(admin: &mut PgConnection, places: &[Place]) -> Result<(), Boots
     close_to_public(&mut tx, &server).await?;
     for place in places {
         role(&mut tx, place, &server).await?;
-        schema(&mut tx, place).await?;
+        schema(&mut tx, place, place.schema.as_str()).await?;
+        schema(&mut tx, place, &rebuild_schema_of(place.schema.as_str())).await?;
     }
     // For the exclusion constraints of services; a trusted extension, so no superuser is needed.
     run(&mut tx, "CREATE EXTENSION IF NOT EXISTS btree_gist".to_owned()).await?;
@@ -259,13 +269,14 @@ fn refuse_mighty(
     })
 }
 
-async fn schema(conn: &mut PgConnection, place: &Place) -> Result<(), BootstrapError> {
+/// A schema that is the service's own: the one of its name, or the one beside it. `name` is made of a checked name.
+async fn schema(conn: &mut PgConnection, place: &Place, name: &str) -> Result<(), BootstrapError> {
     let owner: Option<String> =
         sqlx::query_scalar("SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = $1")
-            .bind(place.schema.as_str())
+            .bind(name)
             .fetch_optional(&mut *conn)
             .await?;
-    let (schema, role) = (place.schema.quoted(), place.quoted_role());
+    let (schema, role) = (format!("\"{name}\""), place.quoted_role());
     match owner {
         None => {
             run(conn, format!("CREATE SCHEMA {schema} AUTHORIZATION {role}")).await?;
@@ -273,7 +284,8 @@ async fn schema(conn: &mut PgConnection, place: &Place) -> Result<(), BootstrapE
         Some(owner) if owner == place.role => {}
         Some(owner) => {
             return Err(BootstrapError::Schema {
-                schema: place.schema.to_string(),
+                schema: name.to_owned(),
+                role: place.role.clone(),
                 owner,
             });
         }

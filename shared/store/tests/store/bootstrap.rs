@@ -64,6 +64,7 @@ async fn a_service_owns_its_schema_and_nothing_else() -> anyhow::Result<()> {
     for sql in [
         "SELECT * FROM bs_right.secrets",
         "CREATE TABLE bs_right.mine ()",
+        "CREATE TABLE bs_right_rebuild.mine ()",
         "CREATE TABLE public.mine ()",
         "CREATE TEMPORARY TABLE mine ()",
         "CREATE SCHEMA mine",
@@ -73,11 +74,28 @@ async fn a_service_owns_its_schema_and_nothing_else() -> anyhow::Result<()> {
     ] {
         assert_eq!(refused(&mut left, sql).await, NO_RIGHT, "{sql}");
     }
+    // A second schema is its own, too: its projections are built anew there.
+    left.execute("CREATE TABLE bs_left_rebuild.orders (id int)")
+        .await?;
     // The extension is there for whoever needs an exclusion constraint over plain columns.
     left.execute(
         "CREATE TABLE spans (id uuid, span int8range, EXCLUDE USING gist (id WITH =, span WITH &&))",
     )
     .await?;
+    Ok(())
+}
+
+/// A database that an older release prepared gets what it lacks.
+#[tokio::test]
+async fn a_schema_beside_is_added_later() -> anyhow::Result<()> {
+    let test = prepared(["bs_older", "bs_other"]).await?;
+    let mut admin = test.admin().await;
+    admin.execute("DROP SCHEMA bs_older_rebuild").await?;
+    bootstrap(&mut admin, &[service("bs_older")]).await?;
+    let mut older = log_in(&test, "bs_older", PASSWORD).await?;
+    older
+        .execute("CREATE TABLE bs_older_rebuild.orders (id int)")
+        .await?;
     Ok(())
 }
 
