@@ -4,6 +4,7 @@
 //! reaches a connection and nothing else. `react` writes jobs and events of its own. Both run in the transaction that
 //! moves the cursors, so each event takes effect exactly once. Neither may call the outside world: it writes a job.
 
+mod again;
 mod apply;
 mod era;
 mod feeder;
@@ -78,6 +79,15 @@ pub trait Fold: Send + Sync + 'static {
         projection: &mut Projection<'_>,
         events: &[Event],
     ) -> impl Future<Output = Result<(), FoldError>> + Send;
+
+    /// The tables that `project` writes, when nobody else writes them and `project` writes no others: they can be rebuilt
+    /// from the logs. None by default.
+    ///
+    /// What a rebuild writes must follow from the events alone: `project` uses no clock, no random ids, and no rows of other
+    /// tables that change. A key must become known by its opening event only.
+    fn tables(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Writes jobs and events of its own, after `project`, in the same transaction.
     fn react(

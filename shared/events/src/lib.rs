@@ -35,6 +35,7 @@ mod operate;
 mod overview;
 mod position;
 mod reader;
+mod rebuild;
 mod relay;
 mod retention;
 mod status;

@@ -14,4 +14,6 @@ pub(crate) mod partitions;
 pub(crate) mod phantom;
 #[cfg(test)]
 mod plans;
+pub(crate) mod rebuild;
 pub(crate) mod repair;
+pub(crate) mod shadow;

@@ -255,13 +255,7 @@ impl<F: Fold> Applier<F> {
             self.fold.react(&mut reaction, events).await?;
             reaction.write(&self.log).await
         };
-        match AssertUnwindSafe(effects.instrument(span)).catch_unwind().await {
-            Ok(done) => done,
-            Err(panic) => Err(FoldError::Poison(format!(
-                "the fold panicked: {}",
-                panic_text(panic.as_ref())
-            ))),
-        }
+        unharmed(effects.instrument(span)).await
     }
 
     /// A span per event, child of the span that published it. From here on it is what the event's effects follow from.
@@ -289,6 +283,17 @@ impl<F: Fold> Applier<F> {
                 span
             })
             .collect()
+    }
+}
+
+/// What a fold answers; a panic is its answer that the event is at fault.
+pub(super) async fn unharmed(work: impl Future<Output = Result<(), FoldError>>) -> Result<(), FoldError> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done,
+        Err(panic) => Err(FoldError::Poison(format!(
+            "the fold panicked: {}",
+            panic_text(panic.as_ref())
+        ))),
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use tracing::Span;
 use uuid::Uuid;
 use waybill_proto::waybill::events::v1::LoggedEvent;
@@ -55,6 +56,28 @@ pub(crate) trait Operated: Send + Sync {
     /// The logs it follows; none where the way to one is not known.
     fn logs(&self) -> &[(Arc<str>, Option<SourceLog>)];
 
+    /// The names of the logs it follows.
+    fn sources(&self) -> &'static [&'static str];
+
+    /// The tables that can be rebuilt.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// Whether the consumer does anything with an event.
+    fn handles(&self, event: &Event) -> bool;
+
+    /// An event that is kept, read back.
+    fn read_back(&self, row: sql::WaitingRow) -> Result<Event, StoreError>;
+
+    /// Lets `project` alone take events into the tables that the connection's search path shows first, and what was held
+    /// of `keys`. `live` is the quoted schema of the live tables. Returns how many took effect.
+    fn project_again<'a>(
+        &'a self,
+        conn: &'a mut PgConnection,
+        live: &'a str,
+        events: &'a [Event],
+        keys: &'a [Uuid],
+    ) -> BoxFuture<'a, Result<usize, FoldError>>;
+
     /// Applies the first kept events of a key, at most `most`. The caller holds the cursor rows.
     fn repair<'a>(
         &'a self,
@@ -77,6 +100,32 @@ impl<F: Fold> Operated for Mender<F> {
 
     fn logs(&self) -> &[(Arc<str>, Option<SourceLog>)] {
         &self.logs
+    }
+
+    fn sources(&self) -> &'static [&'static str] {
+        self.applier.fold.sources()
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        self.applier.fold.tables()
+    }
+
+    fn handles(&self, event: &Event) -> bool {
+        self.applier.fold.handles(event)
+    }
+
+    fn read_back(&self, row: sql::WaitingRow) -> Result<Event, StoreError> {
+        Ok(self.applier.waiting(row)?.event)
+    }
+
+    fn project_again<'a>(
+        &'a self,
+        conn: &'a mut PgConnection,
+        live: &'a str,
+        events: &'a [Event],
+        keys: &'a [Uuid],
+    ) -> BoxFuture<'a, Result<usize, FoldError>> {
+        Box::pin(self.applier.project_again(conn, live, events, keys))
     }
 
     fn repair<'a>(

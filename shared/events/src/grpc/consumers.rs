@@ -2,9 +2,12 @@
 
 mod view;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::stream::{self, Stream, StreamExt as _};
 use prost::Message as _;
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 use waybill_kernel::check::Violations;
@@ -18,9 +21,10 @@ use waybill_rpc::convert;
 use waybill_rpc::fault::to_status;
 use waybill_store::{Db, RequestKey};
 
-use self::view::{action, consumer, count, in_json, letter, outcome, state};
+use self::view::{action, consumer, count, in_json, letter, outcome, progress, rebuilt, state};
 use crate::operate::{Consumers, OperateError, Pause, RepairKey, Resume, Target, find};
 use crate::overview::overview_of;
+use crate::rebuild::Rebuild;
 use crate::store::operate as sql;
 use crate::store::repair::{self, LetterFilter};
 
@@ -45,6 +49,15 @@ impl std::fmt::Debug for ConsumerApi {
 impl ConsumerApi {
     pub(crate) fn new(db: Db, consumers: Arc<Consumers>) -> Self {
         ConsumerApi { db, consumers }
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Abandoned<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Abandoned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -147,6 +160,9 @@ fn page<T>(rows: &mut Vec<T>, size: i64, filter: &str, id: impl Fn(&T) -> i64) -
 
 #[tonic::async_trait]
 impl ConsumerService for ConsumerApi {
+    type RebuildConsumerStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RebuildConsumerResponse, Status>> + Send>>;
+
     async fn list_consumers(
         &self,
         request: Request<pb::ListConsumersRequest>,
@@ -357,6 +373,47 @@ impl ConsumerService for ConsumerApi {
         let key = key(&caller, "events.v1.ResumeConsumer", &request_id, &request);
         let was_stopped = self.db.run_once(&key, &resume).await.map_err(refuse)?;
         Ok(Response::new(pb::ResumeConsumerResponse { was_stopped }))
+    }
+
+    async fn rebuild_consumer(
+        &self,
+        request: Request<pb::RebuildConsumerRequest>,
+    ) -> Result<Response<Self::RebuildConsumerStream>, Status> {
+        let caller = convert::context(&request)?;
+        let request = request.into_inner();
+        let (consumer, reason) = checked(|v| {
+            let request = (
+                convert::request_id(&request.request_id, v),
+                convert::text("consumer", &request.consumer, 1..=100, v),
+                convert::text("reason", &request.reason, 0..=REASON, v),
+            );
+            request.0?;
+            Some((request.1?, request.2?))
+        })?;
+        let rebuild = Rebuild {
+            db: self.db.clone(),
+            consumer: Arc::clone(find(&self.consumers, &consumer).map_err(refuse)?),
+            compare_only: request.compare_only,
+            caller: caller.subject.clone(),
+            request_id: request.request_id,
+            reason,
+        };
+        // It works whether or not the caller reads, so that the consumer does not stand still for a slow one; it ends with
+        // the stream.
+        let (tell, told) = mpsc::channel(16);
+        let work = Abandoned(tokio::spawn(rebuild.run(tell)));
+        let told = stream::unfold(told, |mut told| async {
+            let now = told.recv().await?;
+            Some((Ok(progress(&now)), told))
+        });
+        let end = stream::once(async move {
+            let mut work = work;
+            match (&mut work.0).await {
+                Ok(outcome) => outcome.map(rebuilt).map_err(|error| to_status(&error)),
+                Err(_) => Err(Status::unavailable("the rebuild was ended; nothing was changed")),
+            }
+        });
+        Ok(Response::new(told.chain(end).boxed()))
     }
 
     async fn list_consumer_actions(

@@ -59,7 +59,7 @@ pub(crate) struct CursorRow {
 }
 
 #[derive(FromRow)]
-struct RawCursor {
+pub(super) struct RawCursor {
     source: String,
     vpartition: i16,
     epoch: i64,

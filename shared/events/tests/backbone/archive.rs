@@ -121,7 +121,7 @@ async fn archived(db: &Db) -> (i64, i64) {
         .expect("the log's own table")
 }
 
-async fn left(db: &Db, at_least: i64) {
+pub async fn left(db: &Db, at_least: i64) {
     eventually("partitions that left", LONG, async || {
         let now = archived(db).await;
         if now.1 >= at_least { Ok(()) } else { Err(now) }

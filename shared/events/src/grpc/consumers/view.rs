@@ -9,8 +9,10 @@ use waybill_rpc::convert::to_timestamp;
 
 use crate::fold::Repaired;
 use crate::overview::{LagSum, Overview, SourceOverview};
+use crate::rebuild::{Outcome, Phase, Progress};
 use crate::store::operate::ActionRow;
 use crate::store::repair::LetterRow;
+use crate::store::shadow::Compared;
 
 /// The types of payloads that this build knows.
 static POOL: LazyLock<Option<DescriptorPool>> =
@@ -118,12 +120,64 @@ pub(super) fn letter(row: LetterRow) -> pb::DeadLetter {
     }
 }
 
+pub(super) fn progress(of: &Progress) -> pb::RebuildConsumerResponse {
+    let phase = match of.phase {
+        Phase::Folding => pb::RebuildPhase::Folding,
+        Phase::Comparing => pb::RebuildPhase::Comparing,
+        Phase::Swapping => pb::RebuildPhase::Swapping,
+    };
+    pb::RebuildConsumerResponse {
+        phase: phase.into(),
+        events: of.events,
+        events_total: of.total,
+        ..pb::RebuildConsumerResponse::default()
+    }
+}
+
+pub(super) fn rebuilt(of: Outcome) -> pb::RebuildConsumerResponse {
+    pb::RebuildConsumerResponse {
+        phase: pb::RebuildPhase::Done.into(),
+        events: of.events,
+        events_total: of.events,
+        events_kept: of.held,
+        tables: of.tables.into_iter().map(compared).collect(),
+        cursors_differing: count(of.cursors),
+        swapped: of.swapped,
+    }
+}
+
+fn compared(of: Compared) -> pb::TableComparison {
+    let samples = of.samples.into_iter().map(|(how, key_json)| {
+        let difference = match how.as_str() {
+            "only_live" => pb::RowDifference::OnlyLive,
+            "only_rebuilt" => pb::RowDifference::OnlyRebuilt,
+            _ => pb::RowDifference::Different,
+        };
+        pb::DifferingRow {
+            difference: difference.into(),
+            key_json,
+        }
+    });
+    pb::TableComparison {
+        table: of.table.to_owned(),
+        live_rows: of.live_rows,
+        rebuilt_rows: of.rebuilt_rows,
+        only_live: of.only_live,
+        only_rebuilt: of.only_rebuilt,
+        different: of.different,
+        samples: samples.collect(),
+    }
+}
+
 pub(super) fn action(row: ActionRow) -> pb::ConsumerAction {
     let kind = match row.action.as_str() {
         "retry" => pb::ConsumerActionKind::Retry,
         "discard" => pb::ConsumerActionKind::Discard,
         "pause" => pb::ConsumerActionKind::Pause,
         "resume" => pb::ConsumerActionKind::Resume,
+        "rebuild" => pb::ConsumerActionKind::Rebuild,
+        "compare" => pb::ConsumerActionKind::Compare,
+        "swap" => pb::ConsumerActionKind::Swap,
         _ => pb::ConsumerActionKind::Unspecified,
     };
     let outcome = match row.outcome.as_deref() {
