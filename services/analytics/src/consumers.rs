@@ -50,6 +50,15 @@ impl Fold for Facts {
         event.is::<order::OrderPlaced>()
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &[
+            "order_facts",
+            "refund_facts",
+            "return_facts",
+            "notification_facts",
+        ]
+    }
+
     fn handles(&self, event: &Event) -> bool {
         // Events are additive: a type that counts for no figure, or is newer than this code, is passed over.
         HANDLED.contains(&event.type_name.as_str())

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use consumers::{ConsumersCommand, LetterRef, LettersCommand};
+pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
 pub use log::{EffectsCommand, LogCommand};
 
 pub use self::jobs::{JobStateArg, JobsCommand};
@@ -516,7 +516,7 @@ pub enum SetupCommand {
         #[arg(long, default_value_t = 24)]
         hours: u32,
     },
-    /// Create the role and the schema of every service in a Postgres database. May be repeated.
+    /// Create the role and the schemas of every service in a Postgres database. May be repeated.
     Database {
         /// Address of the database, with an administrator's user.
         #[arg(long, env = "WAYBILL_ADMIN_DATABASE_URL", hide_env_values = true)]

@@ -56,6 +56,10 @@ impl Fold for Follow {
         &[ORDER, REFUND]
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &["orders", "order_lines", "order_payments"]
+    }
+
     fn opens(&self, event: &Event) -> bool {
         event.is::<OrderPlaced>()
     }

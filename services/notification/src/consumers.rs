@@ -55,6 +55,10 @@ impl Fold for Messages {
         &SOURCES
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &["orders", "open_matters"]
+    }
+
     fn opens(&self, event: &Event) -> bool {
         event.is::<order::OrderPlaced>()
     }

@@ -33,7 +33,21 @@ pub enum ConsumersCommand {
         #[arg(long)]
         service: Option<String>,
     },
-    /// What was asked of the consumers and by whom, newest first: retries, discards, pauses, resumes.
+    /// Build the tables of a consumer again from the logs, compare them with the live ones, and put them in their place.
+    ///
+    /// The consumer works on meanwhile, and nothing is told or done again. Whenever it ends before its end, by Ctrl-C too,
+    /// nothing has changed. With --compare the exit code is 0 only if the tables say what the logs say.
+    Rebuild {
+        /// SERVICE/CONSUMER, e.g. analytics/analytics.
+        consumer: ConsumerRef,
+        /// Only compare: say which rows differ and change nothing.
+        #[arg(long)]
+        compare: bool,
+        /// Why, for the log.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// What was asked of the consumers and by whom, newest first: retries, discards, pauses, resumes, rebuilds.
     Log {
         /// Only of this service.
         #[arg(long)]
@@ -94,6 +108,32 @@ pub enum LettersCommand {
         #[arg(long)]
         reason: String,
     },
+}
+
+/// Names a consumer of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerRef {
+    /// The service.
+    pub service: String,
+    /// Its consumer.
+    pub consumer: String,
+}
+
+impl std::str::FromStr for ConsumerRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((service, consumer)) if !service.is_empty() && !consumer.is_empty() => Ok(ConsumerRef {
+                service: service.to_owned(),
+                consumer: consumer.to_owned(),
+            }),
+            _ => Err(
+                "write it as SERVICE/CONSUMER, e.g. analytics/analytics; `waybill consumers list` prints them"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// Names a letter: letters are numbered by each service.

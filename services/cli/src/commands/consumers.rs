@@ -59,6 +59,11 @@ pub async fn run(session: &Session, command: ConsumersCommand, json: bool) -> an
             });
             Ok(())
         }
+        ConsumersCommand::Rebuild {
+            consumer,
+            compare,
+            reason,
+        } => super::rebuild::run(session, consumer, compare, reason, json).await,
         ConsumersCommand::Log {
             service,
             order,

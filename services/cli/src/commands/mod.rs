@@ -7,6 +7,7 @@ pub mod letters;
 pub mod log;
 pub mod notifications;
 pub mod orders;
+mod rebuild;
 pub mod refunds;
 pub mod returns;
 pub mod setup;
