@@ -17,7 +17,7 @@ use waybill_proto::waybill::events::v1::event_log_service_server::EventLogServic
 use waybill_proto::waybill::events::v1::{
     ConsumerCursor, ForgetLogConsumerRequest, ForgetLogConsumerResponse, GetLogHeadsRequest,
     GetLogHeadsResponse, ListLogConsumersRequest, ListLogConsumersResponse, LogConsumer, MeasureLagRequest,
-    MeasureLagResponse, PartitionHead, PartitionLag, ReadEventsRequest, ReadEventsResponse,
+    MeasureLagResponse, PartitionCursor, PartitionHead, PartitionLag, ReadEventsRequest, ReadEventsResponse,
     ReportCursorsRequest, ReportCursorsResponse,
 };
 use waybill_rpc::convert;
@@ -55,15 +55,26 @@ impl EventLogService for EventLogApi {
         request: Request<ReadEventsRequest>,
     ) -> Result<Response<Self::ReadEventsStream>, Status> {
         let request = request.into_inner();
-        let cursors = parse::cursors(&request.cursors).map_err(LogFault::Cursors)?;
+        let cursors = parse::cursors(&request.cursors);
+        let filter = parse::filter(request.filter);
+        let (cursors, filter) = match (cursors, filter) {
+            (Ok(cursors), Ok(filter)) => (cursors, filter),
+            (Ok(_), Err(faults)) => return Err(LogFault::Filter(faults).into()),
+            (Err(faults), Ok(_)) => return Err(LogFault::Cursors(faults).into()),
+            (Err(mut faults), Err(more)) => {
+                faults.absorb("", more);
+                return Err(LogFault::Cursors(faults).into());
+            }
+        };
         let limit = (request.limit > 0).then_some(request.limit as usize);
-        let chunks = self.log.read(cursors, limit).map(|chunk| match chunk {
-            Ok(events) => Ok(ReadEventsResponse {
-                events: events.iter().map(Event::to_logged).collect(),
+        let parts = self.log.select(cursors, filter, limit).map(|part| match part {
+            Ok(part) => Ok(ReadEventsResponse {
+                events: part.events.iter().map(Event::to_logged).collect(),
+                resume: part.cursors.into_iter().map(cursor).collect(),
             }),
             Err(error) => Err(LogFault::from(error).into()),
         });
-        Ok(Response::new(chunks.boxed()))
+        Ok(Response::new(parts.boxed()))
     }
 
     async fn get_log_heads(
@@ -174,6 +185,13 @@ fn head((partition, position): (u16, Position)) -> PartitionHead {
     PartitionHead {
         partition: u32::from(partition),
         position: Some(position.into()),
+    }
+}
+
+fn cursor((partition, after): (u16, Position)) -> PartitionCursor {
+    PartitionCursor {
+        partition: u32::from(partition),
+        after: Some(after.into()),
     }
 }
 

@@ -23,6 +23,7 @@ pub mod cursor;
 pub mod envelope;
 mod error;
 mod event;
+mod filter;
 mod fold;
 pub mod gate;
 mod grpc;

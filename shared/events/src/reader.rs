@@ -2,6 +2,11 @@
 //!
 //! Both ways give the same events in the same order and end at the watermark. What has left the database is read from the
 //! archive, and what follows it from the database again, without a seam. Nothing is remembered between reads.
+//!
+//! A read may want some events only ([`EventFilter`]). It goes the same way and tells how far it has come, also while it
+//! finds nothing. Consumers read unfiltered: they have to see every event to know that none is missing.
+
+mod gone;
 
 use std::sync::Arc;
 
@@ -16,19 +21,27 @@ use waybill_rpc::client::Channel;
 use waybill_store::Db;
 use waybill_store::error::StoreError;
 
-use crate::archive::{self, Archive, ArchiveError};
+use crate::archive::ArchiveError;
 use crate::cursor::Cursor;
 use crate::event::{Event, MalformedEvent};
+use crate::filter::EventFilter;
 use crate::log::Log;
 use crate::overview::PartitionLag;
 use crate::position::Position;
 use crate::store;
+use crate::store::select::Bounds;
+use gone::Gone;
+
+pub(crate) use gone::archived_event_at;
 
 /// The most events in a chunk.
 pub(crate) const CHUNK_EVENTS: usize = 500;
 
 /// When a chunk has as many bytes it ends; with the largest event behind it, it still fits into one gRPC message.
 const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// How many events a filtered read passes over, about, before it tells how far it has come.
+const MOST_PASSED: usize = 10_000;
 
 /// Why a log could not be read. Worth a repeat.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +104,25 @@ impl OwnLog {
         cursors: Vec<(u16, Position)>,
         limit: Option<usize>,
     ) -> impl Stream<Item = Result<Vec<Event>, OwnError>> + Send + use<> {
+        self.select(cursors, EventFilter::default(), limit)
+            .map_ok(|part| part.events)
+    }
+
+    /// Those of them that a filter wants, and how far the read has come. Without a filter no part is empty.
+    pub fn select(
+        &self,
+        cursors: Vec<(u16, Position)>,
+        filter: EventFilter,
+        limit: Option<usize>,
+    ) -> impl Stream<Item = Result<Part, OwnError>> + Send + use<> {
+        let (cursors, idle) = cursors
+            .into_iter()
+            .partition(|(partition, _)| filter.looks_into(*partition));
         let begin = Reading {
             log: self.clone(),
             cursors,
+            idle,
+            filter,
             watermark: None,
             left: limit,
             gone: None,
@@ -131,9 +160,28 @@ impl OwnLog {
     }
 }
 
+/// What a read found.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The events, in log order.
+    pub events: Vec<Event>,
+    /// From where a later read goes on: up to here nothing that is wanted is missing.
+    pub cursors: Vec<(u16, Position)>,
+}
+
+/// What one look at the log brought.
+struct Step {
+    events: Vec<Event>,
+    /// Up to where all partitions were looked through; `None` for up to the last event of each.
+    upto: Option<Position>,
+}
+
 struct Reading {
     log: OwnLog,
     cursors: Vec<(u16, Position)>,
+    /// Partitions that can have nothing that is wanted: they stay where they are.
+    idle: Vec<(u16, Position)>,
+    filter: EventFilter,
     watermark: Option<u64>,
     left: Option<usize>,
     /// What is read from the archive at the moment.
@@ -141,169 +189,77 @@ struct Reading {
 }
 
 impl Reading {
-    async fn next(mut self) -> Result<Option<(Vec<Event>, Reading)>, OwnError> {
+    async fn next(mut self) -> Result<Option<(Part, Reading)>, OwnError> {
         let limit = self.left.map_or(CHUNK_EVENTS, |left| left.min(CHUNK_EVENTS));
         if limit == 0 || self.cursors.is_empty() {
             return Ok(None);
         }
         loop {
             if let Some(gone) = &mut self.gone {
-                let mut events = gone.next(self.log.source(), &self.cursors).await?;
-                events.truncate(limit);
-                if !events.is_empty() {
-                    let reading = self.advance(&events);
-                    return Ok(Some((events, reading)));
+                let source = self.log.source();
+                if let Some(step) = gone.next(source, &self.cursors, &self.filter, limit).await? {
+                    return Ok(Some(self.advance(step)));
                 }
                 self.gone = None;
             }
-            let pool = self.log.db().pool();
-            let chunk = store::log::chunk(
-                pool,
-                self.log.source(),
-                &self.cursors,
-                self.watermark,
-                limit,
-                CHUNK_BYTES,
-            )
-            .await?;
-            if !chunk.events.is_empty() {
-                self.watermark = Some(chunk.watermark);
-                let events = chunk.events;
-                let reading = self.advance(&events);
-                return Ok(Some((events, reading)));
+            if let Some(step) = self.here(limit).await? {
+                return Ok(Some(self.advance(step)));
             }
-            if !store::log::is_gone(pool, &self.cursors).await? {
+            if !store::log::is_gone(self.log.db().pool(), &self.cursors).await? {
                 return Ok(None);
             }
             self.gone = Some(Gone::open(&self.log, &self.cursors).await?);
         }
     }
 
-    /// Goes on behind these events.
-    fn advance(mut self, events: &[Event]) -> Reading {
+    /// What the database has after the cursors; `None` when it has nothing, or has not all of it.
+    async fn here(&mut self, limit: usize) -> Result<Option<Step>, StoreError> {
+        let (pool, source) = (self.log.db().pool(), self.log.source());
+        if !self.filter.is_all() {
+            let most = Bounds {
+                passed: MOST_PASSED,
+                events: limit,
+                bytes: CHUNK_BYTES,
+            };
+            let part =
+                store::select::part(pool, source, &self.cursors, self.watermark, &self.filter, most).await?;
+            return Ok(part.map(|part| {
+                self.watermark = Some(part.watermark);
+                Step {
+                    events: part.events,
+                    upto: Some(part.upto),
+                }
+            }));
+        }
+        let chunk =
+            store::log::chunk(pool, source, &self.cursors, self.watermark, limit, CHUNK_BYTES).await?;
+        if chunk.events.is_empty() {
+            return Ok(None);
+        }
+        self.watermark = Some(chunk.watermark);
+        Ok(Some(Step {
+            events: chunk.events,
+            upto: None,
+        }))
+    }
+
+    /// Goes on behind what was found.
+    fn advance(mut self, step: Step) -> (Part, Reading) {
+        let Step { events, upto } = step;
         self.left = self.left.map(|left| left - events.len());
         let mut reached = [None; PARTITIONS as usize];
-        for event in events {
+        for event in &events {
             reached[usize::from(event.vpartition)] = Some(event.position);
         }
         for (partition, after) in &mut self.cursors {
-            *after = reached[usize::from(*partition)].unwrap_or(*after);
-        }
-        self
-    }
-}
-
-/// The part of a log that has left the database, from some cursors on.
-struct Gone {
-    archive: Archive,
-    objects: std::vec::IntoIter<store::archive::Gone>,
-    reading: Option<(store::archive::Gone, archive::Reading)>,
-    found: bool,
-}
-
-impl Gone {
-    async fn open(log: &OwnLog, cursors: &[(u16, Position)]) -> Result<Gone, OwnError> {
-        let archive = log.log.archive().cloned().ok_or_else(|| {
-            OwnError::Expired(
-                "they are in an archive, and this service has none configured (log.archive)".to_owned(),
-            )
-        })?;
-        let objects = store::archive::gone(log.db().pool(), cursors).await?;
-        Ok(Gone {
-            archive,
-            objects: objects.into_iter(),
-            reading: None,
-            found: false,
-        })
-    }
-
-    /// The next events after the cursors; none at the end.
-    async fn next(&mut self, source: &Arc<str>, cursors: &[(u16, Position)]) -> Result<Vec<Event>, OwnError> {
-        let mut after = [None; PARTITIONS as usize];
-        for (partition, place) in cursors {
-            after[usize::from(*partition)] = Some(*place);
-        }
-        loop {
-            let Some((object, reading)) = &mut self.reading else {
-                let Some(object) = self.objects.next() else {
-                    return self.end();
-                };
-                let reading = self.archive.read(&object.object).await.map_err(expired)?;
-                self.reading = Some((object, reading));
-                continue;
+            *after = match upto {
+                Some(upto) => upto.max(*after),
+                None => reached[usize::from(*partition)].unwrap_or(*after),
             };
-            let name = object.object.as_str();
-            let logged = reading.next().await.map_err(expired)?;
-            if logged.is_empty() {
-                if reading.sha256().as_slice() != object.sha256 {
-                    return Err(ArchiveError::damaged(name, "it is not what was written").into());
-                }
-                self.reading = None;
-                continue;
-            }
-            let events = logged
-                .into_iter()
-                .map(|logged| {
-                    Event::from_logged(source, logged).map_err(|fault| ArchiveError::damaged(name, fault))
-                })
-                .collect::<Result<Vec<Event>, ArchiveError>>()?;
-            let wanted: Vec<Event> = events
-                .into_iter()
-                .filter(|event| {
-                    after[usize::from(event.vpartition)].is_some_and(|after| event.position > after)
-                })
-                .collect();
-            if !wanted.is_empty() {
-                self.found = true;
-                return Ok(wanted);
-            }
         }
-    }
-
-    /// Something was there to be found: else the caller would ask again for ever.
-    fn end(&self) -> Result<Vec<Event>, OwnError> {
-        if self.found {
-            return Ok(Vec::new());
-        }
-        Err(ArchiveError::damaged(
-            "what was archived",
-            "it does not have the events that left the database",
-        )
-        .into())
-    }
-}
-
-/// An object that is not there any more is no fault of a moment.
-fn expired(error: ArchiveError) -> OwnError {
-    match error {
-        ArchiveError::Missing { object } => {
-            OwnError::Expired(format!("{object} is no longer in the archive"))
-        }
-        other => OwnError::Archive(other),
-    }
-}
-
-/// Which event stood at a place that has left the database, as the archive has it.
-pub(crate) async fn archived_event_at(log: &Log, at: Position) -> Result<Option<uuid::Uuid>, OwnError> {
-    let Some(archive) = log.archive() else {
-        return Ok(None);
-    };
-    let Some(object) = store::archive::object_of(log.db().pool(), at).await? else {
-        return Ok(None);
-    };
-    let mut reading = archive.read(&object).await.map_err(expired)?;
-    loop {
-        let events = reading.next().await.map_err(expired)?;
-        if events.is_empty() {
-            return Ok(None);
-        }
-        for logged in events {
-            if logged.position.map(Position::from) == Some(at) {
-                let event = Event::from_logged(log.source(), logged)
-                    .map_err(|fault| ArchiveError::damaged(&object, fault))?;
-                return Ok(Some(event.event_id.uuid()));
-            }
-        }
+        let mut cursors: Vec<(u16, Position)> = self.cursors.iter().chain(&self.idle).copied().collect();
+        cursors.sort_unstable_by_key(|(partition, _)| *partition);
+        (Part { events, cursors }, self)
     }
 }
 
@@ -332,6 +288,7 @@ impl SourceLog {
                         })
                         .collect(),
                     limit: 0,
+                    filter: None,
                 };
                 let source = Arc::clone(source);
                 let chunks = EventLogServiceClient::new(channel.clone())

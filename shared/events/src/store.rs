@@ -16,4 +16,5 @@ pub(crate) mod phantom;
 mod plans;
 pub(crate) mod rebuild;
 pub(crate) mod repair;
+pub(crate) mod select;
 pub(crate) mod shadow;

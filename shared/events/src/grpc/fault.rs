@@ -16,6 +16,8 @@ use crate::reader::OwnError;
 pub(super) enum LogFault {
     #[error("the request is not valid: {0}")]
     Cursors(Violations),
+    #[error("the request is not valid: {0}")]
+    Filter(Violations),
     #[error("the report is not valid: {0}")]
     Report(Violations),
     #[error("the log has as many consumers as it takes; forget those that will not come back")]
@@ -43,7 +45,7 @@ pub(super) enum LogFault {
 impl Fault for LogFault {
     fn code(&self) -> Code {
         match self {
-            LogFault::Cursors(_) | LogFault::Report(_) => Code::InvalidArgument,
+            LogFault::Cursors(_) | LogFault::Filter(_) | LogFault::Report(_) => Code::InvalidArgument,
             LogFault::TooManyConsumers => Code::ResourceExhausted,
             LogFault::NoConsumer { .. } => Code::NotFound,
             LogFault::Alive { .. } => Code::FailedPrecondition,
@@ -59,6 +61,7 @@ impl Fault for LogFault {
     fn reason(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             LogFault::Cursors(_) => "INVALID_CURSORS",
+            LogFault::Filter(_) => "INVALID_FILTER",
             LogFault::Report(_) => "INVALID_REPORT",
             LogFault::TooManyConsumers => "TOO_MANY_CONSUMERS",
             LogFault::NoConsumer { .. } => "CONSUMER_NOT_FOUND",
@@ -76,7 +79,9 @@ impl Fault for LogFault {
 
     fn violations(&self) -> Option<&Violations> {
         match self {
-            LogFault::Cursors(violations) | LogFault::Report(violations) => Some(violations),
+            LogFault::Cursors(violations) | LogFault::Filter(violations) | LogFault::Report(violations) => {
+                Some(violations)
+            }
             _ => None,
         }
     }

@@ -1,14 +1,25 @@
 //! Requests of the log service, taken apart: all that is wrong with one is named at once.
 
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use uuid::Uuid;
 use waybill_kernel::check::Violations;
+use waybill_kernel::id::MerchantId;
 use waybill_kernel::partition::PARTITIONS;
-use waybill_proto::waybill::events::v1::{LogPosition, PartitionCursor, ReportCursorsRequest};
+use waybill_proto::waybill::events::v1::{self as pb, LogPosition, PartitionCursor, ReportCursorsRequest};
+use waybill_rpc::convert;
 
 use crate::cursor::Cursor;
+use crate::filter::EventFilter;
 use crate::position::Position;
 
 /// The longest name of a service or consumer.
 const MAX_NAME: usize = 63;
+
+/// The most types, and the most keys, in a filter.
+const MOST_WANTED: usize = 50;
+
+/// The longest name of a type of events.
+const MAX_TYPE: usize = 200;
 
 /// A place in a log; none is the place before the first event.
 fn place(field: &str, place: Option<LogPosition>, violations: &mut Violations) -> Position {
@@ -69,6 +80,88 @@ pub(super) fn cursors(asked: &[PartitionCursor]) -> Result<Vec<(u16, Position)>,
         }
     }
     violations.into_result().map(|()| cursors)
+}
+
+/// The filter, or all that is wrong with it.
+pub(super) fn filter(asked: Option<pb::EventFilter>) -> Result<EventFilter, Violations> {
+    let Some(asked) = asked else {
+        return Ok(EventFilter::default());
+    };
+    let mut violations = Violations::new();
+    let filter = violations.nested("filter", |v| {
+        let keys = few("partition_keys", asked.partition_keys.len(), v).then_some(&asked.partition_keys);
+        let keys = keys.into_iter().flatten().enumerate().filter_map(|(index, text)| {
+            let key = Uuid::try_parse(text).ok();
+            if key.is_none() {
+                let shown: String = text.chars().take(MAX_NAME).collect();
+                v.push(
+                    format!("partition_keys[{index}]"),
+                    format!("{shown:?} is no key; give an order's id, e.g. \"0198d3a4-0000-7000-8000-000000000000\""),
+                );
+            }
+            key
+        });
+        let keys = keys.collect();
+        let types = few("types", asked.types.len(), v).then_some(asked.types);
+        let types: Vec<String> = types.unwrap_or_default();
+        for (index, text) in types.iter().enumerate().filter(|(_, text)| !is_type(text)) {
+            let shown: String = text.chars().take(MAX_NAME).collect();
+            v.push(
+                format!("types[{index}]"),
+                format!("{shown:?} is no type's full name; give one like \"waybill.order.v1.OrderPlaced\""),
+            );
+        }
+        let merchant = convert::optional_id::<MerchantId>("merchant_id", &asked.merchant_id, v);
+        let from = convert::optional_timestamp("occurred_from", asked.occurred_from.as_ref(), v).flatten();
+        let before = convert::optional_timestamp("occurred_before", asked.occurred_before.as_ref(), v).flatten();
+        if let (Some(from), Some(before)) = (from, before)
+            && from >= before
+        {
+            v.push(
+                "occurred_before",
+                format!("{before:?} is not after occurred_from, {from:?}; no event can be between them"),
+            );
+        }
+        EventFilter {
+            types,
+            keys,
+            merchant: merchant.flatten(),
+            from: from.map(whole_micros),
+            before: before.map(whole_micros),
+        }
+    });
+    violations.into_result().map(|()| filter)
+}
+
+/// Whether a repeated part of a filter is short enough to be looked through.
+fn few(field: &str, count: usize, violations: &mut Violations) -> bool {
+    if count > MOST_WANTED {
+        violations.push(
+            field,
+            format!("has {count} entries; at most {MOST_WANTED} are allowed: ask several times, or for all"),
+        );
+    }
+    count <= MOST_WANTED
+}
+
+/// Whether it can be the full name of a message: identifiers, at least two, with dots between them.
+fn is_type(text: &str) -> bool {
+    let identifier = |part: &str| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && part.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+    };
+    text.len() <= MAX_TYPE && text.contains('.') && text.split('.').all(identifier)
+}
+
+/// The first whole microsecond at this time or later. The log counts in them, so before and after mean the same.
+fn whole_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    let below = time.trunc_subsecs(6);
+    if below < time {
+        below + TimeDelta::microseconds(1)
+    } else {
+        below
+    }
 }
 
 /// A report: the service, the consumer, and where it stands.
@@ -185,6 +278,67 @@ mod tests {
             position: 0,
         });
         assert!(cursors(&request).is_err());
+    }
+
+    fn all_wrong() -> pb::EventFilter {
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        pb::EventFilter {
+            types: ["", "OrderPlaced", "waybill..X", "a.b c", "9.A"]
+                .map(str::to_owned)
+                .to_vec(),
+            partition_keys: vec!["#1004".to_owned()],
+            merchant_id: "*".to_owned(),
+            occurred_from: time(2),
+            occurred_before: time(2),
+        }
+    }
+
+    #[test]
+    fn every_fault_of_a_filter_is_named() {
+        let faults = filter(Some(all_wrong())).expect_err("all of it is wrong");
+        let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "filter.partition_keys[0]",
+                "filter.types[0]",
+                "filter.types[1]",
+                "filter.types[2]",
+                "filter.types[3]",
+                "filter.types[4]",
+                "filter.merchant_id",
+                "filter.occurred_before"
+            ],
+            "{faults}"
+        );
+        let many = pb::EventFilter {
+            types: vec!["waybill.order.v1.OrderPlaced".to_owned(); 51],
+            partition_keys: vec!["x".to_owned(); 100_000],
+            ..pb::EventFilter::default()
+        };
+        let faults = filter(Some(many)).expect_err("too many");
+        assert_eq!(faults.len(), 2, "not looked through: {faults}");
+    }
+
+    #[test]
+    fn a_sound_filter_is_taken_as_it_is() {
+        assert_eq!(filter(None), Ok(EventFilter::default()));
+        let asked = pb::EventFilter {
+            types: vec!["waybill.order.v1.OrderPlaced".to_owned(); 50],
+            partition_keys: vec![Uuid::from_u128(7).to_string()],
+            merchant_id: Uuid::from_u128(8).to_string(),
+            occurred_from: Some(prost_types::Timestamp { seconds: 1, nanos: 1 }),
+            occurred_before: Some(prost_types::Timestamp {
+                seconds: 1,
+                nanos: 2_000,
+            }),
+        };
+        let taken = filter(Some(asked)).expect("sound");
+        assert_eq!((taken.types.len(), taken.keys.len()), (50, 1));
+        assert_eq!(taken.merchant, Some(Uuid::from_u128(8).into()));
+        // Between two microseconds: only what happened at the next one is at that time or later.
+        assert_eq!(taken.from, DateTime::from_timestamp(1, 1_000));
+        assert_eq!(taken.before, DateTime::from_timestamp(1, 2_000));
     }
 
     #[test]

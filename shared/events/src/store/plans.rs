@@ -12,6 +12,7 @@ use waybill_store::Db;
 
 use super::log::{CHUNK, PAGE};
 use super::partitions::{close_next, make, note_filled, state, try_lock};
+use super::select::SELECT;
 
 /// A log of ten partitions of a thousand events each, all but the last one closed.
 async fn ten_partitions(db: &Db) -> anyhow::Result<()> {
@@ -192,5 +193,25 @@ async fn readers_look_where_something_can_be() -> anyhow::Result<()> {
             .any(|line| line.contains("Seq Scan on event_log") && !line.contains("never executed")),
         "{plan_of_a_chunk}"
     );
+
+    // A filtered read from the same place looks for what is wanted nowhere else. Where there is something, its
+    // predecessor may be anywhere.
+    let select = "smallint[], bigint[], text[], bigint[], bigint, bigint, text, bigint, text, bigint, text[], uuid[], uuid,
+                  timestamptz, timestamptz";
+    let nothing = format!("{arguments}, '{{x.Y}}', NULL, NULL, NULL, NULL");
+    let plan_of_nothing = plan(&mut conn, select, SELECT, &nothing).await?;
+    assert_eq!(touched(&plan_of_nothing), open, "{plan_of_nothing}");
+    let something = format!("{arguments}, '{{a.B}}', NULL, NULL, '2000-01-01', NULL");
+    for plan in [
+        plan_of_nothing,
+        plan(&mut conn, select, SELECT, &something).await?,
+    ] {
+        assert!(
+            !plan
+                .lines()
+                .any(|line| line.contains("Seq Scan on event_log") && !line.contains("never executed")),
+            "{plan}"
+        );
+    }
     Ok(())
 }

@@ -89,7 +89,7 @@ async fn whole(db: &Db) -> anyhow::Result<Vec<(Position, Uuid)>> {
 }
 
 /// Events in many small partitions, all of it still in the database.
-async fn filled(world: &World, events: usize) -> anyhow::Result<Vec<(Position, Uuid)>> {
+pub async fn filled(world: &World, events: usize) -> anyhow::Result<Vec<(Position, Uuid)>> {
     let node = world
         .node("order", Default::default(), |backbone| backbone.upkeep(small()))
         .await?;

@@ -19,6 +19,7 @@ mod relay;
 mod repair;
 mod restart;
 mod scale;
+mod select;
 mod shelf;
 mod support;
 mod trace;

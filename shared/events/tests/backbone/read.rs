@@ -24,6 +24,7 @@ pub fn request(cursors: &[(usize, Position)], limit: u32) -> ReadEventsRequest {
             })
             .collect(),
         limit,
+        filter: None,
     }
 }
 
