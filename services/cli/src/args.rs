@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and the help that teaches it.
 
 mod consumers;
+mod events;
 mod jobs;
 mod log;
 
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
-pub use log::{EffectsCommand, LogCommand};
+pub use events::{EventsCommand, WantedArgs};
+pub use log::{EffectsCommand, FollowerRef, LogCommand};
 
 pub use self::jobs::{JobStateArg, JobsCommand};
 use crate::bench::args::BenchCommand;
@@ -83,15 +85,22 @@ pub enum Command {
     /// letter is named SERVICE/NUMBER, as `waybill letters list` prints it.
     #[command(subcommand)]
     Letters(LettersCommand),
+    /// Read the events of a service's log, or watch them as they happen.
+    ///
+    /// The log is the truth of what happened: every event stands in it once, in the order in which it became true. What has
+    /// left the database is read from the archive. Events hold ids and amounts, no personal data.
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Measure speed, beside what this machine does bare.
     #[command(subcommand)]
     Bench(BenchCommand),
     /// See what the services do outside, repeat or give up what failed, stop kinds of it.
     #[command(subcommand)]
     Jobs(JobsCommand),
-    /// Look after the event logs when a database lost commits: a failover to a standby that lagged, a restore.
+    /// Look after the event logs: who follows them, and what to do when a database lost commits.
     ///
-    /// A service that notices stops writing and stops its work outside. In this order: `log status` tells what is known,
+    /// `log consumers` tells who follows a log and how far each is; a log is kept for all of them. The other commands are for
+    /// a failover to a standby that lagged, or a restore. A service that notices stops writing and stops its work outside. In this order: `log status` tells what is known,
     /// `log recover` lets the log go on from what survived, `log orphans` and `log phantoms` list what was lost, `log effects`
     /// settles refunds and mails of the lost history and lets the work outside go on. deploy/runbooks/lost-commits.md is the
     /// long form.

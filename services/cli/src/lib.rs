@@ -80,6 +80,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Analytics(command) => commands::analytics::run(&session()?, command, json).await,
         Command::Consumers(command) => commands::consumers::run(&session()?, command, json).await,
         Command::Letters(command) => commands::letters::run(&session()?, command, json).await,
+        Command::Events(command) => commands::events::run(&session()?, command, json).await,
         Command::Jobs(command) => commands::jobs::run(&session()?, command, json).await,
         Command::Log(command) => commands::log::run(&session()?, command, json).await,
         Command::Trace { trace_id, spans } => {

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write as _};
 use std::sync::LazyLock;
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use waybill_proto::waybill::r#type::v1::Money;
 
 static POOL: LazyLock<Option<DescriptorPool>> =
@@ -31,19 +31,33 @@ pub fn json<M: prost::Message + prost::Name>(message: &M) -> anyhow::Result<()> 
 
 /// A message as canonical protobuf JSON, every field included.
 pub fn to_json<M: prost::Message + prost::Name>(message: &M) -> anyhow::Result<serde_json::Value> {
-    let pool = POOL
-        .as_ref()
-        .ok_or_else(|| anyhow::anyhow!("the built-in descriptors cannot be read"))?;
-    let name = M::full_name();
-    let descriptor = pool
-        .get_message_by_name(&name)
-        .ok_or_else(|| anyhow::anyhow!("{name} is not among the built-in descriptors"))?;
-    let mut dynamic = DynamicMessage::new(descriptor);
+    let mut dynamic = DynamicMessage::new(descriptor(&M::full_name())?);
     dynamic.transcode_from(message)?;
+    in_json(&dynamic)
+}
+
+/// The same of a message that is known by the name of its type and its bytes.
+pub fn bytes_to_json(type_name: &str, bytes: &[u8]) -> anyhow::Result<serde_json::Value> {
+    in_json(&DynamicMessage::decode(descriptor(type_name)?, bytes)?)
+}
+
+/// The types and services of the contracts that this program was built with.
+pub fn descriptors() -> anyhow::Result<&'static DescriptorPool> {
+    POOL.as_ref()
+        .ok_or_else(|| anyhow::anyhow!("the built-in descriptors cannot be read"))
+}
+
+fn descriptor(name: &str) -> anyhow::Result<MessageDescriptor> {
+    descriptors()?
+        .get_message_by_name(name)
+        .ok_or_else(|| anyhow::anyhow!("{name} is not among the built-in descriptors"))
+}
+
+fn in_json(message: &DynamicMessage) -> anyhow::Result<serde_json::Value> {
     let options = SerializeOptions::new()
         .skip_default_fields(false)
         .stringify_64_bit_integers(true);
-    Ok(dynamic.serialize_with_options(serde_json::value::Serializer, &options)?)
+    Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
 }
 
 /// A table with a header; columns named with a leading `>` are aligned right.

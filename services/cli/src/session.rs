@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use waybill_proto::waybill::analytics::v1::analytics_service_client::AnalyticsServiceClient;
 use waybill_proto::waybill::events::v1::consumer_service_client::ConsumerServiceClient;
+use waybill_proto::waybill::events::v1::event_log_service_client::EventLogServiceClient;
 use waybill_proto::waybill::events::v1::history_service_client::HistoryServiceClient;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::jobs::v1::job_service_client::JobServiceClient;
@@ -146,14 +147,24 @@ impl Session {
 
     /// Client for the history of the event log of a service: what to do when its database lost commits.
     pub fn history(&self, service: &str) -> anyhow::Result<HistoryServiceClient<Channel>> {
-        let channel = self.system.get(service).with_context(|| {
+        let channel = self.way_to_log(service)?;
+        Ok(HistoryServiceClient::new(channel).max_decoding_message_size(64 << 20))
+    }
+
+    /// Client of the event log of a service.
+    pub fn event_log(&self, service: &str) -> anyhow::Result<EventLogServiceClient<Channel>> {
+        let channel = self.way_to_log(service)?;
+        Ok(EventLogServiceClient::new(channel).max_decoding_message_size(64 << 20))
+    }
+
+    fn way_to_log(&self, service: &str) -> anyhow::Result<Channel> {
+        self.system.get(service).cloned().with_context(|| {
             let known: Vec<&str> = self.system.keys().map(String::as_str).collect();
             format!(
                 "there is no way to the log of {service:?}: the context file has a system_token and an address for {}",
                 if known.is_empty() { "no service".to_owned() } else { known.join(", ") }
             )
-        })?;
-        Ok(HistoryServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20))
+        })
     }
 
     fn channel(&self, service: &str) -> anyhow::Result<Channel> {

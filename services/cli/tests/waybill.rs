@@ -1,5 +1,6 @@
 //! The binary as a person or a program meets it: help, errors, the stack it starts and leaves nothing of.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -378,10 +379,124 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
     ensure!(missing.contains("LETTER_NOT_FOUND"), "{missing}");
     let nobody = place.complaint(&["consumers", "pause", "nobody", "--reason", "why not"], 1)?;
     ensure!(nobody.contains("analytics"), "{nobody}");
+    events_are_read(&place)?;
+    followers_are_listed(&place)?;
 
     let status = up.interrupt()?;
     ensure!(status.success(), "it ended with {status}");
     place.assert_nothing_left()
+}
+
+/// What `--json` prints line by line; the last one says where to go on.
+fn lines(place: &Place, arguments: &[&str]) -> anyhow::Result<(Vec<Value>, String)> {
+    let said = place.said(&[&["--json"], arguments].concat())?;
+    let mut lines: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let last = lines.pop().context("nothing was printed")?;
+    let resume = last["resume"]
+        .as_str()
+        .context("the last line says where to go on")?;
+    Ok((lines, resume.to_owned()))
+}
+
+fn events_are_read(place: &Place) -> anyhow::Result<()> {
+    // A few at a time: every order is there once.
+    let mut orders = BTreeSet::new();
+    let mut resume = "0.0.0".to_owned();
+    loop {
+        let read = [
+            "events",
+            "read",
+            "order",
+            "--type",
+            "OrderPlaced",
+            "--limit",
+            "10",
+            "--resume",
+            &resume,
+        ];
+        let (events, next) = lines(place, &read)?;
+        ensure!(events.len() <= 10, "{} events", events.len());
+        if events.is_empty() {
+            break;
+        }
+        for event in &events {
+            ensure!(event["type"] == "waybill.order.v1.OrderPlaced", "{event}");
+            let order = event["payload"]["orderId"]
+                .as_str()
+                .context("a payload as JSON")?;
+            ensure!(
+                event["partitionKey"] == order && event["service"] == "order",
+                "{event}"
+            );
+            ensure!(orders.insert(order.to_owned()), "{order} comes twice");
+        }
+        resume = next;
+    }
+    ensure!(orders.len() == 32, "{} orders were placed", orders.len());
+
+    let table = place.said(&["events", "read", "order", "--order", "#1004"])?;
+    ensure!(
+        table.contains("OrderPlaced") && table.contains("about") && table.contains("--resume"),
+        "{table}"
+    );
+    let (future, _) = lines(place, &["events", "read", "order", "--from", "2999-01-01"])?;
+    ensure!(future.is_empty(), "{future:?}");
+    let (tail, _) = lines(
+        place,
+        &["events", "tail", "order", "--from", "2000-01-01", "--limit", "5"],
+    )?;
+    ensure!(tail.len() == 5, "{tail:?}");
+    let unknown = place.complaint(&["events", "read", "order", "--type", "OrderLost"], 1)?;
+    ensure!(unknown.contains("OrderPlaced"), "{unknown}");
+    let refused = place.complaint(&["events", "read", "order", "--merchant", "mine"], 1)?;
+    ensure!(
+        refused.contains("INVALID_FILTER") && refused.contains("filter.merchant_id"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+fn followers_are_listed(place: &Place) -> anyhow::Result<()> {
+    // A consumer reports for the first time soon after it has begun.
+    let deadline = Instant::now() + PATIENCE;
+    let table = loop {
+        let table = place.said(&["log", "consumers", "order"])?;
+        let followers = ["analytics/", "fulfillment/", "notification/", "refund/"];
+        if followers.iter().all(|service| table.contains(service)) {
+            break table;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "not all followers have reported: {table}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    ensure!(table.contains("behind"), "{table}");
+    let all = place.json(&["log", "consumers"])?;
+    ensure!(
+        all["logs"].as_array().is_some_and(|logs| logs.len() == 5),
+        "{all}"
+    );
+    let of_order = all["logs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|log| log["log"] == "order");
+    let first = &of_order.context("the log of order")?["consumers"][0];
+    ensure!(
+        first["behind"]["events"].is_string() && first["seenAt"].is_string(),
+        "{first}"
+    );
+    let follower = format!(
+        "{}/{}",
+        first["service"].as_str().unwrap_or_default(),
+        first["consumer"].as_str().unwrap_or_default()
+    );
+    let alive = place.complaint(&["log", "forget", "order", &follower], 1)?;
+    ensure!(alive.contains("CONSUMER_ALIVE"), "{alive}");
+    let nobody = place.complaint(&["log", "forget", "order", "nobody/nothing"], 1)?;
+    ensure!(nobody.contains("CONSUMER_NOT_FOUND"), "{nobody}");
+    Ok(())
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Commands for the night when a database lost commits.
+//! Commands on the event logs: who follows them, and the night when a database lost commits.
 
 use clap::Subcommand;
 
-/// Commands on the histories of event logs.
+/// Commands on event logs and their histories.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
     /// Which generation each log is in, whether it is fenced and why, what the stream and consumers have of it.
@@ -46,6 +46,23 @@ pub enum LogCommand {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=500))]
         limit: i32,
     },
+    /// Who follows each log, how far they are, and what still lies before them.
+    Consumers {
+        /// Only the log of this service: order, fulfillment, refund, notification, analytics.
+        service: Option<String>,
+    },
+    /// Forget a consumer that will not come back, so that the log need not be kept for it.
+    ///
+    /// One that comes back all the same is registered again, and may find that the log begins later than it ended.
+    Forget {
+        /// The service whose log it followed.
+        service: String,
+        /// SERVICE/NAME of the consumer, as `waybill log consumers` prints it.
+        consumer: FollowerRef,
+        /// Forget it although it has reported within the last ten minutes.
+        #[arg(long)]
+        force: bool,
+    },
     /// Settle what the lost history did outside: refunds that a provider paid, mails that may have gone out.
     #[command(subcommand)]
     Effects(EffectsCommand),
@@ -86,4 +103,30 @@ pub enum EffectsCommand {
         /// The service.
         service: String,
     },
+}
+
+/// Names a consumer of a log: each service names its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowerRef {
+    /// The service whose consumer it is.
+    pub service: String,
+    /// Its name there.
+    pub consumer: String,
+}
+
+impl std::str::FromStr for FollowerRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((service, consumer)) if !service.is_empty() && !consumer.is_empty() => Ok(FollowerRef {
+                service: service.to_owned(),
+                consumer: consumer.to_owned(),
+            }),
+            _ => Err(
+                "write it as SERVICE/NAME, e.g. analytics/analytics; `waybill log consumers` prints them"
+                    .to_owned(),
+            ),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use waybill_proto::waybill::events::v1 as pb;
 
+use super::followers;
 use crate::args::{EffectsCommand, LogCommand};
 use crate::output::{self, line, table, time, word};
 use crate::session::Session;
@@ -44,6 +45,12 @@ pub async fn run(session: &Session, command: LogCommand, json: bool) -> anyhow::
             ));
             Ok(())
         }
+        LogCommand::Consumers { service } => followers::list(session, service.as_deref(), json).await,
+        LogCommand::Forget {
+            service,
+            consumer,
+            force,
+        } => followers::forget(session, &service, consumer, force, json).await,
         LogCommand::Orphans { service, limit } => orphans(session, &service, limit, json).await,
         LogCommand::Phantoms {
             service,

@@ -2,6 +2,8 @@
 
 pub mod analytics;
 pub mod consumers;
+pub mod events;
+mod followers;
 pub mod jobs;
 pub mod letters;
 pub mod log;
