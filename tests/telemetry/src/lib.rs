@@ -1,6 +1,8 @@
-//! One trace, as the spans that were exported: who it touched, and what led to what.
+//! One trace, as the spans that were exported: who it touched, and what led to what. [`scrape`] reads metrics.
 //!
 //! What it refuses to do: wait. A test asks again until the trace is whole.
+
+pub mod scrape;
 
 use std::collections::{BTreeSet, HashMap};
 
