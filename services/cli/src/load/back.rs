@@ -13,8 +13,8 @@ use super::goods::Plan;
 use super::journey::Journey;
 
 impl Journey {
-    /// Sends back what the plan says, and waits until the return is over.
-    pub(super) async fn send_back(&self, order: &Order) -> anyhow::Result<()> {
+    /// Sends back what the plan says, until it is received. Answers the return's id.
+    pub(super) async fn send_back(&self, order: &Order) -> anyhow::Result<String> {
         let (merchant_id, store_id) = self.tenant();
         let all = self.draft.plan == Plan::ReturnAll;
         let lines = order
@@ -85,11 +85,11 @@ impl Journey {
             receive_return,
             request
         );
-        self.returned(&return_id).await?;
-        Ok(())
+        Ok(return_id)
     }
 
-    async fn returned(&self, return_id: &str) -> anyhow::Result<Return> {
+    /// Waits until the return is over.
+    pub(super) async fn returned(&self, return_id: &str) -> anyhow::Result<Return> {
         let (merchant_id, store_id) = self.tenant();
         let client = self.session().refunds()?;
         let request = GetReturnRequest {

@@ -161,6 +161,7 @@ impl Journey {
             Stage::Ship if plan.is_cancelled() => {
                 let id = &self.order()?.order_id;
                 self.cancel(id).await?;
+                self.shop.asked();
                 if plan == Plan::CancelPaid {
                     self.refunded = self.refunds(id, 1).await?;
                 }
@@ -177,16 +178,25 @@ impl Journey {
                     }
                 }
             }
-            Stage::Return if plan.is_cancelled() || plan.refunds() == 0 => {}
+            Stage::Return if plan.is_cancelled() => {}
             Stage::Return => {
                 let order = self.order()?;
-                if plan.returns() > 0 {
-                    self.send_back(order).await?;
-                }
+                // All is asked for before anything is waited for.
                 for part in 0..plan.refunds() - plan.returns() {
                     self.pay_back(order, part).await?;
                 }
-                self.refunded = self.refunds(&order.order_id, plan.refunds()).await?;
+                let return_id = if plan.returns() > 0 {
+                    Some(self.send_back(order).await?)
+                } else {
+                    None
+                };
+                self.shop.asked();
+                if let Some(return_id) = return_id {
+                    self.returned(&return_id).await?;
+                }
+                if plan.refunds() > 0 {
+                    self.refunded = self.refunds(&order.order_id, plan.refunds()).await?;
+                }
             }
         }
         Ok(())

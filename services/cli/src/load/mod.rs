@@ -65,6 +65,7 @@ pub struct Book {
 struct Inner {
     started: AtomicU64,
     placed: AtomicU64,
+    asked: AtomicU64,
     ended: Mutex<Vec<Ended>>,
     given: Mutex<BTreeMap<String, i64>>,
     wanted: Mutex<BTreeMap<String, i64>>,
@@ -85,6 +86,12 @@ impl Book {
     #[must_use]
     pub fn placed(&self) -> u64 {
         self.inner.placed.load(Ordering::Relaxed)
+    }
+
+    /// Orders whose callers have asked for everything that their plans hold, and only wait.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.inner.asked.load(Ordering::Relaxed)
     }
 
     /// Orders that reached their end, as their callers saw it.

@@ -102,6 +102,11 @@ impl Shop {
         }
     }
 
+    /// Notes an order of which its caller wants nothing more but to see its end.
+    pub fn asked(&self) {
+        self.book.inner.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Fills the shelf with what was asked for, for ever.
     pub async fn keep_stocked(&self) -> anyhow::Result<()> {
         loop {

@@ -313,7 +313,8 @@ async fn lengths(db: &PgPool) -> anyhow::Result<BTreeMap<&'static str, i64>> {
     Ok(lengths)
 }
 
-/// Whether all orders of a group have ended but for those whose refund no provider can be reached for.
+/// Whether all orders of a group have ended but for those whose refund no provider can be reached for. Each caller has asked for
+/// all that it will: what is asked for only after the copy is lost with it, and nobody would ask again.
 async fn only_refunds_wait(db: &PgPool, load: &Load) -> anyhow::Result<Option<()>> {
     let unrest = check::Unrest::look(db).await?;
     let waiting: i64 =
@@ -321,5 +322,6 @@ async fn only_refunds_wait(db: &PgPool, load: &Load) -> anyhow::Result<Option<()
             .fetch_one(db)
             .await?;
     let under_way = load.book.started() - load.book.ended_count() as u64;
-    Ok((unrest.lag == 0 && i64::try_from(under_way)? == waiting).then_some(()))
+    let asked = load.book.asked() == load.book.started();
+    Ok((asked && unrest.lag == 0 && i64::try_from(under_way)? == waiting).then_some(()))
 }
