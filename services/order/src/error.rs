@@ -14,7 +14,9 @@ use waybill_kernel::money::Money;
 use waybill_rpc::fault::Fault;
 use waybill_store::{RetryClass, StoreError};
 
+use crate::domain::change::Path;
 use crate::domain::freeze::Refused;
+use crate::domain::goods::FulfillmentStatus;
 use crate::domain::state::Status;
 
 /// Why a call of this service did not succeed.
@@ -93,6 +95,30 @@ pub enum Error {
         status: Status,
         /// Units that have shipped.
         shipped: i64,
+    },
+    /// An address no longer decides anything.
+    #[error(
+        "order {order_id} is {} and {}; {} can change only while the order is OPEN or ON_HOLD and something of it has not \
+         shipped",
+        status.as_str(), fulfillment.as_str(), path.as_str()
+    )]
+    AddressNotChangeable {
+        /// The order.
+        order_id: OrderId,
+        /// Which address.
+        path: Path,
+        /// Where the order stands.
+        status: Status,
+        /// Where its goods stand.
+        fulfillment: FulfillmentStatus,
+    },
+    /// The person was forgotten.
+    #[error("the contact of order {order_id} was erased, so {} cannot change", path.as_str())]
+    ContactErased {
+        /// The order.
+        order_id: OrderId,
+        /// What was to change.
+        path: Path,
     },
     /// Nothing more is taken for a cancelled order.
     #[error("order {order_id} is CANCELLED; only a void can still be recorded")]
@@ -231,6 +257,8 @@ impl Fault for Error {
             Error::OrderNotFound => Code::NotFound,
             Error::EtagMismatch { .. } => Code::Aborted,
             Error::NotCancellable { .. }
+            | Error::AddressNotChangeable { .. }
+            | Error::ContactErased { .. }
             | Error::OrderCancelled { .. }
             | Error::CaptureExceedsTotal { .. }
             | Error::NothingAuthorized { .. }
@@ -259,6 +287,8 @@ impl Fault for Error {
             Error::OrderNotFound => "ORDER_NOT_FOUND",
             Error::EtagMismatch { .. } => "ETAG_MISMATCH",
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
+            Error::AddressNotChangeable { .. } => "ADDRESS_NOT_CHANGEABLE",
+            Error::ContactErased { .. } => "CONTACT_ERASED",
             Error::OrderCancelled { .. } => "ORDER_CANCELLED",
             Error::CaptureExceedsTotal { .. } => "CAPTURE_EXCEEDS_TOTAL",
             Error::NothingAuthorized { .. } => "NOTHING_AUTHORIZED",
@@ -289,9 +319,10 @@ impl Fault for Error {
 
     fn precondition(&self) -> Option<(String, String, String)> {
         let (kind, order_id) = match self {
-            Error::NotCancellable { order_id, .. } | Error::OrderCancelled { order_id } => {
-                ("ORDER_STATUS", order_id)
-            }
+            Error::NotCancellable { order_id, .. }
+            | Error::AddressNotChangeable { order_id, .. }
+            | Error::OrderCancelled { order_id } => ("ORDER_STATUS", order_id),
+            Error::ContactErased { order_id, .. } => ("ORDER_CONTACT", order_id),
             Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => ("ORDER_PAYMENT", order_id),
@@ -320,12 +351,14 @@ impl Fault for Error {
                 ("order_id".to_owned(), order_id.to_string()),
                 ("number".to_owned(), number.clone()),
             ],
-            Error::NotCancellable { order_id, status, .. } => vec![
+            Error::NotCancellable { order_id, status, .. }
+            | Error::AddressNotChangeable { order_id, status, .. } => vec![
                 ("order_id".to_owned(), order_id.to_string()),
                 ("status".to_owned(), status.as_str().to_owned()),
             ],
             Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
             Error::OrderCancelled { order_id }
+            | Error::ContactErased { order_id, .. }
             | Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => vec![("order_id".to_owned(), order_id.to_string())],

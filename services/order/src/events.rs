@@ -2,6 +2,8 @@
 //!
 //! Events carry ids, amounts and keys and no personal data (O-10).
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::NewEvent;
@@ -10,6 +12,7 @@ use waybill_kernel::money::Money;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 
+use crate::domain::change::Path;
 use crate::domain::fact::{Fact, TimelineEntry};
 use crate::domain::order::{Line, Order, Payment, ShippingLine, TaxLine, Tenant};
 use crate::domain::state::State;
@@ -155,6 +158,15 @@ pub(crate) fn completed(about: About, traceparent: Option<&str>) -> Told {
         order_id: about.order.to_string(),
     };
     Told::new(about, &message, &Fact::Completed, traceparent)
+}
+
+/// Something about an order was changed. The event names what, and never the values (O-10).
+pub(crate) fn updated(about: About, paths: BTreeSet<Path>, traceparent: Option<&str>) -> Told {
+    let message = proto::OrderUpdated {
+        order_id: about.order.to_string(),
+        paths: paths.iter().map(|path| path.as_str().to_owned()).collect(),
+    };
+    Told::new(about, &message, &Fact::Updated { paths }, traceparent)
 }
 
 /// An order was cancelled.

@@ -7,9 +7,9 @@ use waybill_kernel::time;
 use waybill_runtime::telemetry::current_traceparent;
 use waybill_store::{RequestKey, Tx, UseCase};
 
-use super::{BELL, Orders, Receipt};
+use super::{BELL, Orders, Receipt, check_etag};
 use crate::domain::order::{Order, Tenant};
-use crate::domain::state::{NotCancellable, State};
+use crate::domain::state::NotCancellable;
 use crate::error::Error;
 use crate::events::{self, About};
 use crate::store::change;
@@ -87,15 +87,4 @@ impl UseCase for CancelOrder<'_> {
             payment: None,
         })
     }
-}
-
-fn check_etag(state: &State, given: &str) -> Result<(), Error> {
-    let current = state.etag();
-    if given.is_empty() || given == current {
-        return Ok(());
-    }
-    Err(Error::EtagMismatch {
-        given: given.to_owned(),
-        current,
-    })
 }

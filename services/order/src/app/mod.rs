@@ -8,6 +8,7 @@ mod intake;
 mod payment;
 mod place;
 mod query;
+mod update;
 mod watch;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) use self::intake::Intake;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
 pub(crate) use self::query::{MAX_BATCH_GET, Query};
+pub(crate) use self::update::NewDetails;
 pub(crate) use self::watch::{Follower, Start, Watch};
 
 use crate::domain::order::{Order, Tenant};
@@ -56,6 +58,18 @@ pub(crate) struct Receipt {
     /// The payment that was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<PaymentId>,
+}
+
+/// The etag that a caller has seen is still the order's; any is when none is given.
+fn check_etag(state: &State, given: &str) -> Result<(), Error> {
+    let current = state.etag();
+    if given.is_empty() || given == current {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch {
+        given: given.to_owned(),
+        current,
+    })
 }
 
 impl Orders {

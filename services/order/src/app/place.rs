@@ -5,7 +5,7 @@
 //! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
 //! that belongs to them, append their events, record the answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -44,7 +44,7 @@ impl Customers {
     }
 
     /// The same for all orders of a person with one merchant, and not to be guessed or compared across merchants.
-    fn pseudonym(&self, merchant: MerchantId, contact: &Contact) -> String {
+    pub(super) fn pseudonym(&self, merchant: MerchantId, contact: &Contact) -> String {
         contact.identity().map_or_else(String::new, |identity| {
             hash::hmac_sha256(
                 self.0.expose_secret().as_bytes(),
@@ -125,6 +125,7 @@ impl Orders {
             state: State::placed(terms.totals.total, to_ship, now),
             terms,
             contact: Some(contact),
+            attributes: BTreeMap::new(),
             payments: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);

@@ -2,11 +2,14 @@
 //!
 //! A summary is one sentence for people. It names amounts, counts and keys, never a person.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 use waybill_kernel::id::{EventId, LineId, ReturnId};
 use waybill_kernel::money::Money;
 
+use super::change::Path;
 use super::payment::PaymentKind;
 use super::returns::ReturnStage;
 
@@ -156,6 +159,11 @@ pub enum Fact {
         /// How much.
         amount: Money,
     },
+    /// Something about it was changed that may change.
+    Updated {
+        /// What.
+        paths: BTreeSet<Path>,
+    },
     /// It was cancelled.
     Cancelled {
         /// Why.
@@ -269,6 +277,7 @@ impl Fact {
                 PaymentKind::Capture => format!("{amount} captured by {provider}"),
                 PaymentKind::Void => format!("Authorisation of {amount} given back by {provider}"),
             },
+            Fact::Updated { paths } => updated(paths),
             Fact::Cancelled { reason } => format!("Cancelled: {reason}"),
             Fact::Completed => "Completed: everything is paid and delivered".to_owned(),
             Fact::Allocated => "Stock is reserved for every unit".to_owned(),
@@ -302,6 +311,26 @@ impl Fact {
             },
             Fact::Other { name } => words(name),
         }
+    }
+}
+
+/// The paths in words: "Changed: customer's e-mail address, note".
+fn updated(paths: &BTreeSet<Path>) -> String {
+    let words: Vec<&str> = paths.iter().map(|path| in_words(*path)).collect();
+    format!("Changed: {}", words.join(", "))
+}
+
+fn in_words(path: Path) -> &'static str {
+    match path {
+        Path::CustomerEmail => "customer's e-mail address",
+        Path::CustomerName => "customer's name",
+        Path::CustomerPhone => "customer's phone number",
+        Path::ShippingAddress => "shipping address",
+        Path::BillingAddress => "billing address",
+        Path::Note => "note",
+        Path::Tags => "tags",
+        Path::Attributes => "attributes",
+        Path::LineAttributes => "attributes of lines",
     }
 }
 
@@ -351,6 +380,12 @@ mod tests {
             (
                 Fact::Placed { units: 1, total: ten },
                 "Placed: 1 unit for 10.00 GBP",
+            ),
+            (
+                Fact::Updated {
+                    paths: BTreeSet::from([Path::Note, Path::CustomerEmail]),
+                },
+                "Changed: customer's e-mail address, note",
             ),
             (
                 Fact::Parcel {

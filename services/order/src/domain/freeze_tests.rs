@@ -61,6 +61,7 @@ fn draft() -> Draft {
                 ..Address::default()
             }),
             billing: None,
+            note: String::new(),
         },
         locale: "de-DE".into(),
         promised_ship_at: None,

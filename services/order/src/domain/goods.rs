@@ -94,6 +94,12 @@ impl Goods {
         *line = after;
     }
 
+    /// Whether there was something to ship and all of it has left.
+    #[must_use]
+    pub const fn all_shipped(self) -> bool {
+        self.to_ship > 0 && self.shipped >= self.to_ship
+    }
+
     /// Whether everything that needs shipping has arrived.
     #[must_use]
     pub const fn all_arrived(self) -> bool {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use waybill_kernel::check::Violations;
 
+use super::change::{Path, Update};
 use super::draft::{Draft, DraftLine};
 use super::order::{Address, Contact, Discount, Source, TaxLine};
 
@@ -26,6 +27,10 @@ pub const MAX_TAXES: usize = 50;
 pub const MAX_ATTRIBUTES: usize = 50;
 /// Tags of an order.
 pub const MAX_TAGS: usize = 50;
+/// Lines of one update.
+pub const MAX_UPDATED_LINES: usize = 1_000;
+/// Characters of a merchant's note.
+pub const MAX_NOTE: usize = 2_000;
 /// A rate of tax, in parts per million: 1000 %.
 pub const MAX_RATE_PPM: i32 = 10_000_000;
 /// Characters of a reason for cancelling.
@@ -70,10 +75,7 @@ pub fn check(draft: &Draft, now: DateTime<Utc>, v: &mut Violations) {
     v.nested("customer", |v| customer(&draft.contact, v));
     addresses(draft, v);
     locale(&draft.locale, v);
-    count(v, "tags", draft.tags.len(), MAX_TAGS);
-    for (index, tag) in draft.tags.iter().take(MAX_TAGS).enumerate() {
-        v.element("tags", index, |v| required(v, "", tag, 100));
-    }
+    tags(&draft.tags, v);
     discounts(&draft.discounts, v);
     count(v, "shipping_lines", draft.shipping.len(), MAX_SHIPPING_LINES);
     for (index, shipping) in draft.shipping.iter().take(MAX_SHIPPING_LINES).enumerate() {
@@ -156,7 +158,39 @@ fn line(line: &DraftLine, v: &mut Violations) {
     taxes(&line.taxes, v);
 }
 
-fn attributes(attributes: &BTreeMap<String, String>, v: &mut Violations) {
+/// Checks the new values of an update, each where its path is.
+pub fn update(update: &Update, v: &mut Violations) {
+    let Contact {
+        customer: who,
+        shipping,
+        billing,
+        note,
+    } = &update.contact;
+    for path in &update.paths {
+        match path {
+            Path::CustomerEmail => v.nested("customer", |v| email(&who.email, v)),
+            Path::CustomerName => v.nested("customer", |v| text(v, "name", &who.name, 200)),
+            Path::CustomerPhone => v.nested("customer", |v| text(v, "phone", &who.phone, 50)),
+            Path::ShippingAddress => given_address("shipping_address", shipping.as_ref(), v),
+            Path::BillingAddress => given_address("billing_address", billing.as_ref(), v),
+            Path::Note => text(v, "note", note, MAX_NOTE),
+            Path::Tags => tags(&update.tags, v),
+            Path::Attributes => attributes(&update.attributes, v),
+            // Checked where they are read, in the order in which the caller gave them.
+            Path::LineAttributes => {}
+        }
+    }
+}
+
+fn tags(tags: &[String], v: &mut Violations) {
+    count(v, "tags", tags.len(), MAX_TAGS);
+    for (index, tag) in tags.iter().take(MAX_TAGS).enumerate() {
+        v.element("tags", index, |v| required(v, "", tag, 100));
+    }
+}
+
+/// Checks what else is known of an order or a line.
+pub fn attributes(attributes: &BTreeMap<String, String>, v: &mut Violations) {
     count(v, "attributes", attributes.len(), MAX_ATTRIBUTES);
     for (index, (key, value)) in attributes.iter().take(MAX_ATTRIBUTES).enumerate() {
         // The key may be the very thing that is too long, so it is named by its place.
@@ -225,12 +259,16 @@ fn customer(contact: &Contact, v: &mut Violations) {
     text(v, "external_id", &customer.external_id, 200);
     text(v, "name", &customer.name, 200);
     text(v, "phone", &customer.phone, 50);
-    text(v, "email", &customer.email, 254);
-    if !customer.email.is_empty() {
-        let deliverable =
-            customer.email.rsplit_once('@').is_some_and(|(local, domain)| {
-                !local.is_empty() && !domain.is_empty() && !local.contains('@')
-            }) && !customer.email.contains(char::is_whitespace);
+    email(&customer.email, v);
+}
+
+fn email(email: &str, v: &mut Violations) {
+    text(v, "email", email, 254);
+    if !email.is_empty() {
+        let deliverable = email
+            .rsplit_once('@')
+            .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty() && !local.contains('@'))
+            && !email.contains(char::is_whitespace);
         v.require(
             deliverable,
             "email",
@@ -246,14 +284,13 @@ fn addresses(draft: &Draft, v: &mut Violations) {
             "is missing; expected one, since a line is not digital",
         );
     }
-    let given = [
-        ("shipping_address", &draft.contact.shipping),
-        ("billing_address", &draft.contact.billing),
-    ];
-    for (field, given) in given {
-        if let Some(given) = given {
-            v.nested(field, |v| address(given, v));
-        }
+    given_address("shipping_address", draft.contact.shipping.as_ref(), v);
+    given_address("billing_address", draft.contact.billing.as_ref(), v);
+}
+
+fn given_address(field: &str, given: Option<&Address>, v: &mut Violations) {
+    if let Some(given) = given {
+        v.nested(field, |v| address(given, v));
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`order`] | an order: frozen terms, contact, payments, state |
 //! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
+//! | [`change`] | what may change after placement, and until when |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
 //!
@@ -41,6 +42,7 @@ macro_rules! keys {
     };
 }
 
+pub mod change;
 pub mod draft;
 pub mod fact;
 pub mod freeze;

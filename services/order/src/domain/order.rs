@@ -151,7 +151,7 @@ pub struct Terms {
     pub promised_delivery_at: Option<DateTime<Utc>>,
     /// The total in the currency the customer saw, where that was another one.
     pub presentment: Option<Money>,
-    /// Free tags.
+    /// Free tags. They and the lines' attributes are no terms: they may change.
     pub tags: Vec<String>,
 }
 
@@ -198,6 +198,8 @@ pub struct Contact {
     pub shipping: Option<Address>,
     /// Where the invoice goes; to the shipping address when not set.
     pub billing: Option<Address>,
+    /// What the merchant noted; it may name people.
+    pub note: String,
 }
 
 impl Contact {
@@ -244,6 +246,8 @@ pub struct Order {
     pub terms: Terms,
     /// Personal data; nothing once it was erased.
     pub contact: Option<Contact>,
+    /// What else is known of the order as a whole.
+    pub attributes: BTreeMap<String, String>,
     /// Payments in the order they were recorded.
     pub payments: Vec<Payment>,
     /// Where it stands.
@@ -252,7 +256,8 @@ pub struct Order {
 
 impl Order {
     /// The order as it was in an earlier state: the terms are the same for ever, the payments are those that the state
-    /// had seen. An answer that was given once can so be given again, without keeping personal data in it.
+    /// had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
+    /// term and no state (contact, note, tags, attributes) is as it is now.
     #[must_use]
     pub fn at(mut self, state: State) -> Order {
         self.payments.truncate(state.payments as usize);

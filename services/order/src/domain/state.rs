@@ -119,6 +119,12 @@ impl State {
         self.goods.status()
     }
 
+    /// Whether addresses no longer decide anything: the order is at its end, or everything has shipped.
+    #[must_use]
+    pub fn addresses_are_settled(&self) -> bool {
+        self.status.is_final() || self.goods.all_shipped()
+    }
+
     /// Cancels the order.
     ///
     /// # Errors

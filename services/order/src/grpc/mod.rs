@@ -1,6 +1,7 @@
 //! gRPC: parse, call the use case, show what came of it. The only place that knows `Status`.
 
 mod batch;
+mod change;
 mod parse;
 mod view;
 
@@ -78,6 +79,17 @@ impl OrderService for OrderGrpc {
         request: Request<proto::ListOrdersRequest>,
     ) -> Answer<proto::ListOrdersResponse> {
         answer(self.list(&request.into_inner()).await)
+    }
+
+    async fn update_order(
+        &self,
+        request: Request<proto::UpdateOrderRequest>,
+    ) -> Answer<proto::UpdateOrderResponse> {
+        let caller = convert::context(&request)?;
+        let updated = self.update(&caller, request.into_inner()).await;
+        answer(updated.map(|order| proto::UpdateOrderResponse {
+            order: Some(view::order(order)),
+        }))
     }
 
     async fn cancel_order(
@@ -232,6 +244,7 @@ impl OrderGrpc {
 mod rpc {
     pub(super) const PLACE_ORDER: &str = "waybill.order.v1.OrderService/PlaceOrder";
     pub(super) const BATCH_PLACE_ORDERS: &str = "waybill.order.v1.OrderService/BatchPlaceOrders";
+    pub(super) const UPDATE_ORDER: &str = "waybill.order.v1.OrderService/UpdateOrder";
     pub(super) const CANCEL_ORDER: &str = "waybill.order.v1.OrderService/CancelOrder";
     pub(super) const RECORD_PAYMENT: &str = "waybill.order.v1.OrderService/RecordPayment";
 }

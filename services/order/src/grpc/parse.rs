@@ -90,6 +90,7 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
                 customer: order.customer.map(customer).unwrap_or_default(),
                 shipping: order.shipping_address.map(address),
                 billing: order.billing_address.map(address),
+                note: String::new(),
             },
             locale: order.locale,
             promised_ship_at: time("promised_ship_at", order.promised_ship_at.as_ref(), v)?,
@@ -221,7 +222,7 @@ fn source(source: proto::OrderSource) -> Source {
     }
 }
 
-fn customer(customer: proto::Customer) -> Customer {
+pub(super) fn customer(customer: proto::Customer) -> Customer {
     Customer {
         external_id: customer.external_id,
         email: customer.email,
@@ -230,7 +231,7 @@ fn customer(customer: proto::Customer) -> Customer {
     }
 }
 
-fn address(address: common::Address) -> Address {
+pub(super) fn address(address: common::Address) -> Address {
     Address {
         name: address.name,
         company: address.company,

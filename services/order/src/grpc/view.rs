@@ -21,6 +21,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         tenant,
         terms,
         contact,
+        attributes,
         payments,
         state,
     } = order;
@@ -29,6 +30,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         customer: person,
         shipping,
         billing,
+        note,
     } = contact.unwrap_or_default();
     proto::Order {
         order_id: id.to_string(),
@@ -81,6 +83,8 @@ pub(super) fn order(order: Order) -> proto::Order {
         cancel_reason: state.cancel_reason,
         version: state.version,
         updated_at: Some(to_timestamp(state.updated_at)),
+        note,
+        attributes,
     }
 }
 

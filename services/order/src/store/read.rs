@@ -124,6 +124,7 @@ struct OrderRow {
     presentment_currency: Option<String>,
     presentment_total: Option<i64>,
     tags: Json<Vec<String>>,
+    attributes: Json<BTreeMap<String, String>>,
     created_at: DateTime<Utc>,
     contact: Option<Json<ContactRow>>,
     lines: Json<Vec<LineRow>>,
@@ -131,14 +132,16 @@ struct OrderRow {
     payment_rows: Json<Vec<PaymentRow>>,
 }
 
+/// A row of `order_contacts`.
 #[derive(Deserialize)]
-struct ContactRow {
+pub(super) struct ContactRow {
     customer_external_id: String,
     email: String,
     name: String,
     phone: String,
     shipping_address: Option<Address>,
     billing_address: Option<Address>,
+    note: String,
 }
 
 #[derive(Deserialize)]
@@ -229,6 +232,7 @@ impl OrderRow {
             tenant: self.state.tenant(),
             terms,
             contact: self.contact.map(|contact| contact.0.into()),
+            attributes: self.attributes.0,
             payments,
             state: self.state.state()?,
         };
@@ -250,6 +254,7 @@ impl From<ContactRow> for Contact {
             },
             shipping: row.shipping_address,
             billing: row.billing_address,
+            note: row.note,
         }
     }
 }
@@ -320,7 +325,7 @@ macro_rules! load {
             "SELECT o.order_id, o.merchant_id, o.store_id, o.number, o.source_system, o.source_external_id, o.currency,
                     o.prices_include_tax, o.subtotal_minor, o.discounts_minor, o.shipping_minor, o.tax_minor, o.total_minor,
                     o.discounts, o.locale, o.placed_at, o.promised_ship_at, o.promised_delivery_at, o.presentment_currency,
-                    o.presentment_total, o.tags, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
+                    o.presentment_total, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
                     o.units_delivered, o.return_status, o.version, o.updated_at,
                     (SELECT row_to_json(c) FROM order_contacts c

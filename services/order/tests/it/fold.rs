@@ -22,7 +22,11 @@ fn units(order: &proto::Order, units: i32) -> Vec<fulfillment::LineQuantity> {
     }]
 }
 
-fn shipped(order: &proto::Order, shipment: ShipmentId, count: i32) -> fulfillment::ShipmentShipped {
+pub(crate) fn shipped(
+    order: &proto::Order,
+    shipment: ShipmentId,
+    count: i32,
+) -> fulfillment::ShipmentShipped {
     fulfillment::ShipmentShipped {
         order_id: order.order_id.clone(),
         shipment_id: shipment.to_string(),
@@ -32,7 +36,11 @@ fn shipped(order: &proto::Order, shipment: ShipmentId, count: i32) -> fulfillmen
     }
 }
 
-fn delivered(order: &proto::Order, shipment: ShipmentId, count: i32) -> fulfillment::ShipmentDelivered {
+pub(crate) fn delivered(
+    order: &proto::Order,
+    shipment: ShipmentId,
+    count: i32,
+) -> fulfillment::ShipmentDelivered {
     fulfillment::ShipmentDelivered {
         order_id: order.order_id.clone(),
         shipment_id: shipment.to_string(),
@@ -42,7 +50,7 @@ fn delivered(order: &proto::Order, shipment: ShipmentId, count: i32) -> fulfillm
     }
 }
 
-async fn until(
+pub(crate) async fn until(
     shop: &Shop,
     order_id: &str,
     what: &str,

@@ -15,4 +15,5 @@ mod refusals;
 mod replay;
 mod shop;
 mod tables;
+mod update;
 mod watch;

@@ -1,0 +1,183 @@
+//! Changes of an order that exists: their requests as domain values, and their answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waybill_kernel::check::Violations;
+use waybill_kernel::id::LineId;
+use waybill_proto::waybill::order::v1 as proto;
+use waybill_rpc::auth::Caller;
+use waybill_rpc::convert;
+
+use super::{OrderGrpc, parse, rpc};
+use crate::app::NewDetails;
+use crate::domain::change::{Attributes, Path, Update};
+use crate::domain::limits;
+use crate::domain::order::{Contact, Order, Tenant};
+use crate::error::Error;
+
+impl OrderGrpc {
+    pub(super) async fn update(
+        &self,
+        caller: &Caller,
+        mut request: proto::UpdateOrderRequest,
+    ) -> Result<Order, Error> {
+        let mut v = Violations::new();
+        let tenant = parse::tenant(&request.merchant_id, &request.store_id, &mut v);
+        let request_id = convert::request_id(&std::mem::take(&mut request.request_id), &mut v);
+        // The key is made of the request as it came, before its values are moved out.
+        let key = tenant.zip(request_id).map(|(tenant, request_id)| {
+            parse::request_key(caller, tenant.merchant, rpc::UPDATE_ORDER, &request_id, &request)
+        });
+        let new = new_details(tenant, request, &mut v);
+        let (key, new) = parse::checked(key.zip(new), v)?;
+        self.orders.update(&key, &new).await
+    }
+}
+
+fn new_details(
+    tenant: Option<Tenant>,
+    request: proto::UpdateOrderRequest,
+    v: &mut Violations,
+) -> Option<NewDetails> {
+    let order = convert::id("order_id", &request.order_id, v);
+    limits::text(v, "etag", &request.etag, 100);
+    let paths = paths(request.update_mask, v);
+    let Some(update) = request.update else {
+        v.push("update", "is required: the new values of what update_mask names");
+        return None;
+    };
+    let update = v.nested("update", |v| new_values(update, paths, v));
+    Some(NewDetails {
+        tenant: tenant?,
+        order: order?,
+        update,
+        etag: request.etag,
+    })
+}
+
+fn new_values(update: proto::OrderUpdate, paths: BTreeSet<Path>, v: &mut Violations) -> Update {
+    let lines = if paths.contains(&Path::LineAttributes) {
+        of_lines(update.line_attributes, v)
+    } else {
+        BTreeMap::new()
+    };
+    let update = Update {
+        contact: Contact {
+            customer: update.customer.map(parse::customer).unwrap_or_default(),
+            shipping: update.shipping_address.map(parse::address),
+            billing: update.billing_address.map(parse::address),
+            note: update.note,
+        },
+        tags: update.tags,
+        attributes: update.attributes,
+        lines,
+        paths,
+    };
+    limits::update(&update, v);
+    update
+}
+
+/// Attributes of lines, each line once.
+fn of_lines(given: Vec<proto::LineAttributes>, v: &mut Violations) -> BTreeMap<LineId, Attributes> {
+    let most = limits::MAX_UPDATED_LINES;
+    if given.is_empty() || given.len() > most {
+        v.push(
+            "line_attributes",
+            format!("has {} elements; expected 1 to {most}", given.len()),
+        );
+    }
+    let mut lines = BTreeMap::new();
+    for (index, of_line) in given.into_iter().take(most).enumerate() {
+        v.element("line_attributes", index, |v| {
+            limits::attributes(&of_line.attributes, v);
+            if let Some(line) = convert::id("line_id", &of_line.line_id, v)
+                && lines.insert(line, of_line.attributes).is_some()
+            {
+                v.push("line_id", "is named twice");
+            }
+        });
+    }
+    lines
+}
+
+/// What a mask names.
+fn paths(mask: Option<prost_types::FieldMask>, v: &mut Violations) -> BTreeSet<Path> {
+    let named = mask.unwrap_or_default().paths;
+    if named.is_empty() {
+        v.push(
+            "update_mask",
+            format!("is empty; name one or more of {}", allowed()),
+        );
+    }
+    let mut paths = BTreeSet::new();
+    // Twice as many as there are: repeats are harmless, a flood is not read.
+    for (index, path) in named.iter().take(2 * Path::ALL.len()).enumerate() {
+        match Path::parse(path) {
+            Some(path) => {
+                paths.insert(path);
+            }
+            None => v.element("update_mask.paths", index, |v| v.push("", refused(path))),
+        }
+    }
+    if named.len() > 2 * Path::ALL.len() {
+        v.push(
+            "update_mask",
+            format!(
+                "has {} paths; expected each of {} at most once",
+                named.len(),
+                allowed()
+            ),
+        );
+    }
+    paths
+}
+
+/// Fields of an order that never change, or that follow from other calls.
+const FIXED: [&str; 32] = [
+    "order_id",
+    "merchant_id",
+    "store_id",
+    "number",
+    "source",
+    "status",
+    "payment_status",
+    "fulfillment_status",
+    "return_status",
+    "currency_code",
+    "prices_include_tax",
+    "lines",
+    "shipping_lines",
+    "discounts",
+    "totals",
+    "captured",
+    "refunded",
+    "customer",
+    "customer.external_id",
+    "payments",
+    "locale",
+    "placed_at",
+    "promised_ship_at",
+    "promised_delivery_at",
+    "presentment_currency_code",
+    "presentment_total",
+    "cancel_reason",
+    "version",
+    "etag",
+    "updated_at",
+    "holds",
+    "cancellations",
+];
+
+fn refused(path: &str) -> String {
+    let allowed = allowed();
+    if FIXED.contains(&path) {
+        return format!("{path:?} cannot be changed by an update; those that can are {allowed}");
+    }
+    let shown: String = path.chars().take(100).collect();
+    format!("{shown:?} is no path of an update; expected one of {allowed}")
+}
+
+fn allowed() -> String {
+    let all: Vec<&str> = Path::ALL.iter().map(|path| path.as_str()).collect();
+    all.join(", ")
+}
