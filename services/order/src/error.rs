@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::Code;
 use waybill_kernel::check::Violations;
-use waybill_kernel::id::OrderId;
+use waybill_kernel::id::{HoldId, OrderId};
 use waybill_kernel::money::Money;
 use waybill_rpc::fault::Fault;
 use waybill_store::{RetryClass, StoreError};
@@ -120,6 +120,34 @@ pub enum Error {
         /// What was to change.
         path: Path,
     },
+    /// The order is at its end.
+    #[error("order {order_id} is {}; only an OPEN or ON_HOLD order can be held", status.as_str())]
+    NotHoldable {
+        /// The order.
+        order_id: OrderId,
+        /// Where it stands.
+        status: Status,
+    },
+    /// As many holds as an order may have.
+    #[error("{open} holds are open on order {order_id}, as many as there may be; release one of them first")]
+    TooManyHolds {
+        /// The order.
+        order_id: OrderId,
+        /// How many are open.
+        open: u32,
+    },
+    /// There is no such hold to release.
+    #[error("order {order_id} is {}; {}", status.as_str(), not_open(*hold, open))]
+    HoldNotOpen {
+        /// The order.
+        order_id: OrderId,
+        /// The hold that was asked for; none when it was any.
+        hold: Option<HoldId>,
+        /// Where the order stands.
+        status: Status,
+        /// The holds that are open.
+        open: Vec<HoldId>,
+    },
     /// Nothing more is taken for a cancelled order.
     #[error("order {order_id} is CANCELLED; only a void can still be recorded")]
     OrderCancelled {
@@ -170,6 +198,18 @@ pub enum Error {
     /// The database.
     #[error("{}", told(.0))]
     Store(#[source] Arc<StoreError>),
+}
+
+fn not_open(hold: Option<HoldId>, open: &[HoldId]) -> String {
+    let asked = hold.map_or_else(
+        || "no hold of it is open".to_owned(),
+        |hold| format!("hold {hold} of it is not open"),
+    );
+    let open: Vec<String> = open.iter().map(HoldId::to_string).collect();
+    match open.as_slice() {
+        [] => asked,
+        _ => format!("{asked}, but {} is", open.join(", ")),
+    }
 }
 
 /// What a caller is told about a fault of the database.
@@ -259,6 +299,9 @@ impl Fault for Error {
             Error::NotCancellable { .. }
             | Error::AddressNotChangeable { .. }
             | Error::ContactErased { .. }
+            | Error::NotHoldable { .. }
+            | Error::TooManyHolds { .. }
+            | Error::HoldNotOpen { .. }
             | Error::OrderCancelled { .. }
             | Error::CaptureExceedsTotal { .. }
             | Error::NothingAuthorized { .. }
@@ -289,6 +332,9 @@ impl Fault for Error {
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
             Error::AddressNotChangeable { .. } => "ADDRESS_NOT_CHANGEABLE",
             Error::ContactErased { .. } => "CONTACT_ERASED",
+            Error::NotHoldable { .. } => "ORDER_NOT_HOLDABLE",
+            Error::TooManyHolds { .. } => "TOO_MANY_HOLDS",
+            Error::HoldNotOpen { .. } => "HOLD_NOT_OPEN",
             Error::OrderCancelled { .. } => "ORDER_CANCELLED",
             Error::CaptureExceedsTotal { .. } => "CAPTURE_EXCEEDS_TOTAL",
             Error::NothingAuthorized { .. } => "NOTHING_AUTHORIZED",
@@ -321,8 +367,12 @@ impl Fault for Error {
         let (kind, order_id) = match self {
             Error::NotCancellable { order_id, .. }
             | Error::AddressNotChangeable { order_id, .. }
+            | Error::NotHoldable { order_id, .. }
             | Error::OrderCancelled { order_id } => ("ORDER_STATUS", order_id),
             Error::ContactErased { order_id, .. } => ("ORDER_CONTACT", order_id),
+            Error::TooManyHolds { order_id, .. } | Error::HoldNotOpen { order_id, .. } => {
+                ("ORDER_HOLD", order_id)
+            }
             Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => ("ORDER_PAYMENT", order_id),
@@ -352,12 +402,15 @@ impl Fault for Error {
                 ("number".to_owned(), number.clone()),
             ],
             Error::NotCancellable { order_id, status, .. }
-            | Error::AddressNotChangeable { order_id, status, .. } => vec![
+            | Error::AddressNotChangeable { order_id, status, .. }
+            | Error::NotHoldable { order_id, status }
+            | Error::HoldNotOpen { order_id, status, .. } => vec![
                 ("order_id".to_owned(), order_id.to_string()),
                 ("status".to_owned(), status.as_str().to_owned()),
             ],
             Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
             Error::OrderCancelled { order_id }
+            | Error::TooManyHolds { order_id, .. }
             | Error::ContactErased { order_id, .. }
             | Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }

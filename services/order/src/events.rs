@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::NewEvent;
-use waybill_kernel::id::OrderId;
+use waybill_kernel::id::{HoldId, OrderId};
 use waybill_kernel::money::Money;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 
 use crate::domain::change::Path;
 use crate::domain::fact::{Fact, TimelineEntry};
+use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::order::{Line, Order, Payment, ShippingLine, TaxLine, Tenant};
 use crate::domain::state::State;
 
@@ -167,6 +168,45 @@ pub(crate) fn updated(about: About, paths: BTreeSet<Path>, traceparent: Option<&
         paths: paths.iter().map(|path| path.as_str().to_owned()).collect(),
     };
     Told::new(about, &message, &Fact::Updated { paths }, traceparent)
+}
+
+/// An order was stopped. What the hold's note says stays here (O-10).
+pub(crate) fn held(about: About, hold: &Hold, open: u32, traceparent: Option<&str>) -> Told {
+    let message = proto::OrderHeld {
+        order_id: about.order.to_string(),
+        hold_id: hold.id.to_string(),
+        reason: hold.reason.as_str().to_owned(),
+        rule: hold.rule.clone(),
+        open_holds: open.cast_signed(),
+    };
+    let fact = Fact::Held {
+        hold: hold.id,
+        reason: hold.reason,
+        rule: hold.rule.clone(),
+    };
+    Told::new(about, &message, &fact, traceparent)
+}
+
+/// A hold of an order has ended; `left` are still open.
+pub(crate) fn released(
+    about: About,
+    hold: HoldId,
+    reason: HoldReason,
+    left: u32,
+    traceparent: Option<&str>,
+) -> Told {
+    let message = proto::OrderReleased {
+        order_id: about.order.to_string(),
+        hold_id: hold.to_string(),
+        reason: reason.as_str().to_owned(),
+        open_holds: left.cast_signed(),
+    };
+    Told::new(
+        about,
+        &message,
+        &Fact::HoldEnded { hold, reason, left },
+        traceparent,
+    )
 }
 
 /// An order was cancelled.

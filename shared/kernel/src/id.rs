@@ -137,6 +137,10 @@ typed_ids! {
     OrderId = "order id";
     /// A line of an order.
     LineId = "line id";
+    /// A hold that stops an order.
+    HoldId = "hold id";
+    /// A cancellation of units of an order.
+    CancellationId = "cancellation id";
     /// A payment of an order.
     PaymentId = "payment id";
     /// A place that holds stock.

@@ -8,11 +8,12 @@ use waybill_runtime::telemetry::current_traceparent;
 use waybill_store::{RequestKey, Tx, UseCase};
 
 use super::{BELL, Orders, Receipt, check_etag};
+use crate::domain::hold::Release;
 use crate::domain::order::{Order, Tenant};
 use crate::domain::state::NotCancellable;
 use crate::error::Error;
 use crate::events::{self, About};
-use crate::store::change;
+use crate::store::{change, holds};
 
 /// What is to be cancelled.
 pub(crate) struct Cancel {
@@ -60,6 +61,7 @@ impl UseCase for CancelOrder<'_> {
             .await?
             .ok_or(Error::OrderNotFound)?;
         let mut state = locked.state;
+        let held = state.holds > 0;
         check_etag(&state, etag)?;
         state
             .cancel(reason)
@@ -79,12 +81,17 @@ impl UseCase for CancelOrder<'_> {
         let captured = Money::new(locked.currency, state.money.captured);
         let told = events::cancelled(about, &state, captured, current_traceparent().as_deref());
         change::save(tx.conn(), *tenant, *order, &state, None, &[told.entry]).await?;
+        if held {
+            // The cancellation says it all: it ends every hold, and is told once.
+            let release = Release {
+                at: state.updated_at,
+                version: state.version,
+                note: String::new(),
+            };
+            holds::release(tx.conn(), *tenant, *order, None, &release).await?;
+        }
         self.log.append(tx, &[told.event]).await?;
         tx.ring(BELL);
-        Ok(Receipt {
-            order: *order,
-            state,
-            payment: None,
-        })
+        Ok(Receipt::of(*order, state))
     }
 }

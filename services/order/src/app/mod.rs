@@ -4,6 +4,7 @@
 //! there is a wire format is known to `grpc` alone.
 
 mod cancel;
+mod hold;
 mod intake;
 mod payment;
 mod place;
@@ -15,11 +16,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use waybill_events::Log;
-use waybill_kernel::id::{OrderId, PaymentId};
+use waybill_kernel::id::{HoldId, OrderId, PaymentId};
 use waybill_kernel::time;
 use waybill_store::{Db, StoreError};
 
 pub(crate) use self::cancel::Cancel;
+pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::intake::Intake;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
@@ -58,6 +60,21 @@ pub(crate) struct Receipt {
     /// The payment that was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<PaymentId>,
+    /// The hold that began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldId>,
+}
+
+impl Receipt {
+    /// A receipt of a change that made nothing new.
+    fn of(order: OrderId, state: State) -> Receipt {
+        Receipt {
+            order,
+            state,
+            payment: None,
+            hold: None,
+        }
+    }
 }
 
 /// The etag that a caller has seen is still the order's; any is when none is given.

@@ -83,9 +83,8 @@ impl UseCase for RecordPayment<'_> {
         // After the lock, so that it sees what whoever had the lock before has recorded.
         if let Some(before) = self.recorded_before(tx, locked.currency).await? {
             return Ok(Receipt {
-                order,
-                state,
                 payment: Some(before),
+                ..Receipt::of(order, state)
             });
         }
         if amount.currency != locked.currency {
@@ -124,9 +123,8 @@ impl UseCase for RecordPayment<'_> {
         self.log.append(tx, &events).await?;
         tx.ring(BELL);
         Ok(Receipt {
-            order,
-            state,
             payment: Some(payment.id),
+            ..Receipt::of(order, state)
         })
     }
 }

@@ -127,6 +127,7 @@ impl Orders {
             contact: Some(contact),
             attributes: BTreeMap::new(),
             payments: Vec::new(),
+            holds: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);
         let bytes = event.encoded_len() + NUMBER_BYTES;

@@ -75,11 +75,7 @@ impl UseCase for UpdateOrder<'_> {
             state.touch(self.clock.now());
             self.save(tx, &now, changed, &state).await?;
         }
-        Ok(Receipt {
-            order,
-            state,
-            payment: None,
-        })
+        Ok(Receipt::of(order, state))
     }
 }
 

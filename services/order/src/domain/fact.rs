@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use waybill_kernel::id::{EventId, LineId, ReturnId};
+use waybill_kernel::id::{EventId, HoldId, LineId, ReturnId};
 use waybill_kernel::money::Money;
 
 use super::change::Path;
+use super::hold::HoldReason;
 use super::payment::PaymentKind;
 use super::returns::ReturnStage;
 
@@ -164,6 +165,24 @@ pub enum Fact {
         /// What.
         paths: BTreeSet<Path>,
     },
+    /// It was stopped.
+    Held {
+        /// The hold.
+        hold: HoldId,
+        /// Why.
+        reason: HoldReason,
+        /// The rule that did it; empty when it was a caller.
+        rule: String,
+    },
+    /// A hold has ended.
+    HoldEnded {
+        /// The hold.
+        hold: HoldId,
+        /// Why it was there.
+        reason: HoldReason,
+        /// How many are still open.
+        left: u32,
+    },
     /// It was cancelled.
     Cancelled {
         /// Why.
@@ -227,6 +246,7 @@ impl Fact {
     pub fn subject(&self) -> Option<Uuid> {
         match self {
             Fact::Paid { payment, .. } => Some(*payment),
+            Fact::Held { hold, .. } | Fact::HoldEnded { hold, .. } => Some(hold.uuid()),
             Fact::Parcel { shipment, .. } => Some(*shipment),
             Fact::Return { id, .. } => Some(id.uuid()),
             Fact::Refund { refund, .. } => Some(*refund),
@@ -278,6 +298,20 @@ impl Fact {
                 PaymentKind::Void => format!("Authorisation of {amount} given back by {provider}"),
             },
             Fact::Updated { paths } => updated(paths),
+            Fact::Held { reason, rule, .. } if rule.is_empty() => {
+                format!("On hold: {}", hold_reason(*reason))
+            }
+            Fact::Held { reason, rule, .. } => {
+                format!("On hold: {}, by the rule \"{rule}\"", hold_reason(*reason))
+            }
+            Fact::HoldEnded { reason, left, .. } => match left {
+                0 => format!("Hold released: {}; the order goes on", hold_reason(*reason)),
+                1 => format!("Hold released: {}; 1 hold is still open", hold_reason(*reason)),
+                _ => format!(
+                    "Hold released: {}; {left} holds are still open",
+                    hold_reason(*reason)
+                ),
+            },
             Fact::Cancelled { reason } => format!("Cancelled: {reason}"),
             Fact::Completed => "Completed: everything is paid and delivered".to_owned(),
             Fact::Allocated => "Stock is reserved for every unit".to_owned(),
@@ -334,6 +368,16 @@ fn in_words(path: Path) -> &'static str {
     }
 }
 
+fn hold_reason(reason: HoldReason) -> &'static str {
+    match reason {
+        HoldReason::Address => "check of the address",
+        HoldReason::PaymentReview => "review of the payment",
+        HoldReason::Fraud => "suspected fraud",
+        HoldReason::AwaitingStock => "waiting for stock",
+        HoldReason::Manual => "stopped by hand",
+    }
+}
+
 fn parcel(fact: &ParcelFact) -> String {
     let sum = |units: &[Units]| counted(units.iter().map(|u| i64::from(u.units)).sum());
     match fact {
@@ -380,6 +424,22 @@ mod tests {
             (
                 Fact::Placed { units: 1, total: ten },
                 "Placed: 1 unit for 10.00 GBP",
+            ),
+            (
+                Fact::Held {
+                    hold: Uuid::nil().into(),
+                    reason: HoldReason::Fraud,
+                    rule: "order_value".into(),
+                },
+                "On hold: suspected fraud, by the rule \"order_value\"",
+            ),
+            (
+                Fact::HoldEnded {
+                    hold: Uuid::nil().into(),
+                    reason: HoldReason::Address,
+                    left: 1,
+                },
+                "Hold released: check of the address; 1 hold is still open",
             ),
             (
                 Fact::Updated {

@@ -6,6 +6,7 @@
 //! | [`limits`] | how long, how many, which letters |
 //! | [`pricing`] | what every line costs, and whether the caller's totals are right |
 //! | [`freeze`] | a draft becomes an order whose terms never change again |
+//! | [`hold`] | why an order is stopped |
 //! | [`order`] | an order: frozen terms, contact, payments, state |
 //! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
@@ -47,6 +48,7 @@ pub mod draft;
 pub mod fact;
 pub mod freeze;
 pub mod goods;
+pub mod hold;
 pub mod limits;
 pub mod order;
 pub mod payment;

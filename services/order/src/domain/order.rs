@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use waybill_kernel::id::{LineId, MerchantId, OrderId, PaymentId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 
+use super::hold::Hold;
 use super::payment::PaymentKind;
 use super::state::State;
 
@@ -250,17 +251,22 @@ pub struct Order {
     pub attributes: BTreeMap<String, String>,
     /// Payments in the order they were recorded.
     pub payments: Vec<Payment>,
+    /// Holds, oldest first, the ended ones included.
+    pub holds: Vec<Hold>,
     /// Where it stands.
     pub state: State,
 }
 
 impl Order {
-    /// The order as it was in an earlier state: the terms are the same for ever, the payments are those that the state
-    /// had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
+    /// The order as it was in an earlier state: the terms are the same for ever, payments and holds are those that the
+    /// state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
     /// term and no state (contact, note, tags, attributes) is as it is now.
     #[must_use]
     pub fn at(mut self, state: State) -> Order {
         self.payments.truncate(state.payments as usize);
+        self.holds = (self.holds.into_iter())
+            .filter_map(|hold| hold.at(state.version))
+            .collect();
         self.state = state;
         self
     }

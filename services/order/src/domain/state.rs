@@ -2,11 +2,13 @@
 //!
 //! `OPEN -> CANCELLED` by a decision, while nothing has shipped; `OPEN -> COMPLETED` by itself, once everything is paid
 //! and everything has arrived. Both are final (O-3): returns and refunds still move their own facets, but not this one.
+//! `OPEN <-> ON_HOLD` by the holds that are open (O-15); a held order may be cancelled, and completes only once released.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::goods::{FulfillmentStatus, Goods};
+use super::hold::MAX_OPEN;
 use super::payment::{Money, PaymentKind, PaymentRefused, PaymentStatus};
 use super::returns::ReturnStatus;
 
@@ -32,7 +34,9 @@ keys! { Status {
 } }
 
 impl Status {
-    fn is_final(self) -> bool {
+    /// Whether nothing follows it.
+    #[must_use]
+    pub fn is_final(self) -> bool {
         matches!(self, Status::Cancelled | Status::Completed)
     }
 }
@@ -52,6 +56,9 @@ pub struct State {
     pub cancel_reason: String,
     /// How many payments were recorded.
     pub payments: u32,
+    /// How many holds are open.
+    #[serde(default)]
+    pub holds: u32,
     /// Counts the changes that this service tells in its log; the database counts.
     pub version: i64,
     /// When the row was last changed, by this service's clock.
@@ -65,6 +72,15 @@ pub struct NotCancellable {
     pub status: Status,
     /// Units that have shipped.
     pub shipped: i64,
+}
+
+/// An order cannot be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotHoldable {
+    /// It is at its end.
+    Ended(Status),
+    /// This many holds are open, and no more may be.
+    TooMany(u32),
 }
 
 /// A payment cannot be recorded.
@@ -87,6 +103,7 @@ impl State {
             returns: ReturnStatus::None,
             cancel_reason: String::new(),
             payments: 0,
+            holds: 0,
             version: 1,
             updated_at: at,
         };
@@ -119,10 +136,16 @@ impl State {
         self.goods.status()
     }
 
+    /// Whether the order is at its end.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.status.is_final()
+    }
+
     /// Whether addresses no longer decide anything: the order is at its end, or everything has shipped.
     #[must_use]
     pub fn addresses_are_settled(&self) -> bool {
-        self.status.is_final() || self.goods.all_shipped()
+        self.is_final() || self.goods.all_shipped()
     }
 
     /// Cancels the order.
@@ -137,8 +160,34 @@ impl State {
             });
         }
         self.status = Status::Cancelled;
+        self.holds = 0;
         reason.clone_into(&mut self.cancel_reason);
         Ok(())
+    }
+
+    /// Stops the order by one more hold.
+    ///
+    /// # Errors
+    /// When it is at an end, or has as many holds as an order may have; nothing has changed then.
+    pub fn hold(&mut self) -> Result<(), NotHoldable> {
+        if self.status.is_final() {
+            return Err(NotHoldable::Ended(self.status));
+        }
+        if self.holds >= MAX_OPEN {
+            return Err(NotHoldable::TooMany(self.holds));
+        }
+        self.holds += 1;
+        self.status = Status::OnHold;
+        Ok(())
+    }
+
+    /// Ends so many of its holds. With the last one the order goes on; tells whether that completed it.
+    pub fn release(&mut self, holds: u32) -> bool {
+        self.holds = self.holds.saturating_sub(holds);
+        if self.status == Status::OnHold && self.holds == 0 {
+            self.status = Status::Open;
+        }
+        self.complete_if_done()
     }
 
     /// Records a payment; tells whether it completed the order.
@@ -179,6 +228,8 @@ mod tests {
         Deliver(i32),
         Refunded(i64),
         Returned(ReturnStatus),
+        Hold,
+        Release(u32),
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
@@ -190,6 +241,8 @@ mod tests {
             3 => (1..4_i32).prop_map(Step::Deliver),
             1 => (0..120_i64).prop_map(Step::Refunded),
             1 => proptest::sample::select(ReturnStatus::ALL.to_vec()).prop_map(Step::Returned),
+            2 => Just(Step::Hold),
+            2 => (1..4_u32).prop_map(Step::Release),
         ]
     }
 
@@ -264,6 +317,39 @@ mod tests {
         assert_eq!(state.payment_status(), PaymentStatus::Voided);
     }
 
+    #[test]
+    fn a_held_order_goes_on_with_its_last_hold_and_completes_only_then() {
+        let mut state = State::placed(100, 1, at());
+        state.hold().expect("it is open");
+        state.hold().expect("a second reason");
+        let mut line = LineGoods {
+            quantity: 1,
+            shipped: 0,
+            delivered: 0,
+        };
+        state.record(PaymentKind::Capture, 100).expect("the total");
+        state.goods.deliver(&mut line, 1);
+        assert!(!state.complete_if_done());
+        assert!(!state.release(1));
+        assert_eq!((state.status, state.holds), (Status::OnHold, 1));
+        assert!(state.release(1));
+        assert_eq!((state.status, state.holds), (Status::Completed, 0));
+        assert_eq!(state.hold(), Err(NotHoldable::Ended(Status::Completed)));
+    }
+
+    #[test]
+    fn holds_have_a_limit_and_end_with_a_cancellation() {
+        let mut state = State::placed(100, 1, at());
+        for _ in 0..MAX_OPEN {
+            state.hold().expect("not so many yet");
+        }
+        assert_eq!(state.hold(), Err(NotHoldable::TooMany(MAX_OPEN)));
+        state.cancel("test").expect("nothing shipped");
+        assert_eq!((state.status, state.holds), (Status::Cancelled, 0));
+        assert!(!state.release(1));
+        assert_eq!(state.status, Status::Cancelled);
+    }
+
     proptest! {
         /// O-3 over every history: an end is an end; COMPLETED means paid and arrived; CANCELLED means that nothing had
         /// shipped when it was decided; a refusal changes nothing.
@@ -282,7 +368,7 @@ mod tests {
                 match step {
                     Step::Cancel => {
                         let result = state.cancel("test");
-                        prop_assert_eq!(result.is_ok(), before.status == Status::Open && before.goods.shipped == 0);
+                        prop_assert_eq!(result.is_ok(), !before.is_final() && before.goods.shipped == 0);
                         if result.is_err() {
                             prop_assert_eq!(&state, &before);
                         }
@@ -300,10 +386,22 @@ mod tests {
                     Step::Ship(_) | Step::Deliver(_) => {}
                     Step::Refunded(sum) => state.money.refunded = sum,
                     Step::Returned(status) => state.returns = status,
+                    Step::Hold => {
+                        let result = state.hold();
+                        prop_assert_eq!(result.is_ok(), !before.is_final() && before.holds < MAX_OPEN);
+                        if result.is_err() {
+                            prop_assert_eq!(&state, &before);
+                        }
+                    }
+                    Step::Release(holds) => {
+                        let completed = state.release(holds);
+                        prop_assert_eq!(completed, state.status == Status::Completed && before.status == Status::OnHold);
+                    }
                 }
                 if before.status.is_final() {
                     prop_assert_eq!(state.status, before.status);
                 }
+                prop_assert_eq!(state.status == Status::OnHold, state.holds > 0, "O-15");
                 let done = state.money.paid_in_full() && state.goods.all_arrived();
                 match state.status {
                     Status::Completed => prop_assert!(done),

@@ -9,8 +9,9 @@ use waybill_rpc::auth::Caller;
 use waybill_rpc::convert;
 
 use super::{OrderGrpc, parse, rpc};
-use crate::app::NewDetails;
+use crate::app::{NewDetails, NewHold, NewRelease};
 use crate::domain::change::{Attributes, Path, Update};
+use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::limits;
 use crate::domain::order::{Contact, Order, Tenant};
 use crate::error::Error;
@@ -32,6 +33,87 @@ impl OrderGrpc {
         let (key, new) = parse::checked(key.zip(new), v)?;
         self.orders.update(&key, &new).await
     }
+
+    pub(super) async fn hold(
+        &self,
+        caller: &Caller,
+        mut request: proto::HoldOrderRequest,
+    ) -> Result<(Order, Hold), Error> {
+        let mut v = Violations::new();
+        let tenant = parse::tenant(&request.merchant_id, &request.store_id, &mut v);
+        let request_id = convert::request_id(&std::mem::take(&mut request.request_id), &mut v);
+        let new = new_hold(tenant, &request, &mut v);
+        let (request_id, new) = parse::checked(request_id.zip(new), v)?;
+        let merchant = new.tenant.merchant;
+        let key = parse::request_key(caller, merchant, rpc::HOLD_ORDER, &request_id, &request);
+        self.orders.hold(&key, &new).await
+    }
+
+    pub(super) async fn release(
+        &self,
+        caller: &Caller,
+        mut request: proto::ReleaseOrderRequest,
+    ) -> Result<Order, Error> {
+        let mut v = Violations::new();
+        let tenant = parse::tenant(&request.merchant_id, &request.store_id, &mut v);
+        let request_id = convert::request_id(&std::mem::take(&mut request.request_id), &mut v);
+        let new = new_release(tenant, &request, &mut v);
+        let (request_id, new) = parse::checked(request_id.zip(new), v)?;
+        let merchant = new.tenant.merchant;
+        let key = parse::request_key(caller, merchant, rpc::RELEASE_ORDER, &request_id, &request);
+        self.orders.release(&key, &new).await
+    }
+}
+
+fn new_hold(
+    tenant: Option<Tenant>,
+    request: &proto::HoldOrderRequest,
+    v: &mut Violations,
+) -> Option<NewHold> {
+    let order = convert::id("order_id", &request.order_id, v);
+    let reason = convert::known("reason", request.reason, v).and_then(hold_reason);
+    if reason == Some(HoldReason::Manual) {
+        limits::required(v, "note", &request.note, limits::MAX_REASON);
+    } else {
+        limits::text(v, "note", &request.note, limits::MAX_REASON);
+    }
+    limits::text(v, "etag", &request.etag, 100);
+    Some(NewHold {
+        tenant: tenant?,
+        order: order?,
+        reason: reason?,
+        note: request.note.clone(),
+        etag: request.etag.clone(),
+    })
+}
+
+fn hold_reason(reason: proto::HoldReason) -> Option<HoldReason> {
+    match reason {
+        proto::HoldReason::Unspecified => None,
+        proto::HoldReason::Address => Some(HoldReason::Address),
+        proto::HoldReason::PaymentReview => Some(HoldReason::PaymentReview),
+        proto::HoldReason::Fraud => Some(HoldReason::Fraud),
+        proto::HoldReason::AwaitingStock => Some(HoldReason::AwaitingStock),
+        proto::HoldReason::Manual => Some(HoldReason::Manual),
+    }
+}
+
+fn new_release(
+    tenant: Option<Tenant>,
+    request: &proto::ReleaseOrderRequest,
+    v: &mut Violations,
+) -> Option<NewRelease> {
+    let order = convert::id("order_id", &request.order_id, v);
+    let hold = convert::optional_id("hold_id", &request.hold_id, v);
+    limits::text(v, "note", &request.note, limits::MAX_REASON);
+    limits::text(v, "etag", &request.etag, 100);
+    Some(NewRelease {
+        tenant: tenant?,
+        order: order?,
+        hold: hold?,
+        note: request.note.clone(),
+        etag: request.etag.clone(),
+    })
 }
 
 fn new_details(

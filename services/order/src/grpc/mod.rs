@@ -92,6 +92,29 @@ impl OrderService for OrderGrpc {
         }))
     }
 
+    async fn hold_order(
+        &self,
+        request: Request<proto::HoldOrderRequest>,
+    ) -> Answer<proto::HoldOrderResponse> {
+        let caller = convert::context(&request)?;
+        let held = self.hold(&caller, request.into_inner()).await;
+        answer(held.map(|(order, hold)| proto::HoldOrderResponse {
+            order: Some(view::order(order)),
+            hold: Some(view::hold(hold)),
+        }))
+    }
+
+    async fn release_order(
+        &self,
+        request: Request<proto::ReleaseOrderRequest>,
+    ) -> Answer<proto::ReleaseOrderResponse> {
+        let caller = convert::context(&request)?;
+        let released = self.release(&caller, request.into_inner()).await;
+        answer(released.map(|order| proto::ReleaseOrderResponse {
+            order: Some(view::order(order)),
+        }))
+    }
+
     async fn cancel_order(
         &self,
         request: Request<proto::CancelOrderRequest>,
@@ -245,6 +268,8 @@ mod rpc {
     pub(super) const PLACE_ORDER: &str = "waybill.order.v1.OrderService/PlaceOrder";
     pub(super) const BATCH_PLACE_ORDERS: &str = "waybill.order.v1.OrderService/BatchPlaceOrders";
     pub(super) const UPDATE_ORDER: &str = "waybill.order.v1.OrderService/UpdateOrder";
+    pub(super) const HOLD_ORDER: &str = "waybill.order.v1.OrderService/HoldOrder";
+    pub(super) const RELEASE_ORDER: &str = "waybill.order.v1.OrderService/ReleaseOrder";
     pub(super) const CANCEL_ORDER: &str = "waybill.order.v1.OrderService/CancelOrder";
     pub(super) const RECORD_PAYMENT: &str = "waybill.order.v1.OrderService/RecordPayment";
 }

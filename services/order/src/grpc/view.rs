@@ -7,6 +7,7 @@ use waybill_rpc::convert::{to_money, to_timestamp};
 
 use crate::domain::fact::TimelineEntry;
 use crate::domain::goods::FulfillmentStatus;
+use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::order::{
     Address, Contact, Customer, Discount, Line, Order, Payment, ShippingLine, TaxLine, Totals,
 };
@@ -23,6 +24,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         contact,
         attributes,
         payments,
+        holds,
         state,
     } = order;
     let in_currency = InCurrency(terms.currency);
@@ -85,6 +87,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         updated_at: Some(to_timestamp(state.updated_at)),
         note,
         attributes,
+        holds: holds.into_iter().map(hold).collect(),
     }
 }
 
@@ -105,6 +108,30 @@ pub(super) fn payment(currency: Currency, payment: Payment) -> proto::Payment {
         provider_payment_id: payment.provider_payment_id,
         amount: InCurrency(currency).money(payment.amount),
         occurred_at: Some(to_timestamp(payment.occurred_at)),
+    }
+}
+
+/// A hold.
+pub(super) fn hold(hold: Hold) -> proto::Hold {
+    let (released_at, release_note) = hold.released.map(|release| (release.at, release.note)).unzip();
+    proto::Hold {
+        hold_id: hold.id.to_string(),
+        reason: hold_reason(hold.reason).into(),
+        rule: hold.rule,
+        note: hold.note,
+        held_at: Some(to_timestamp(hold.held_at)),
+        released_at: released_at.map(to_timestamp),
+        release_note: release_note.unwrap_or_default(),
+    }
+}
+
+fn hold_reason(reason: HoldReason) -> proto::HoldReason {
+    match reason {
+        HoldReason::Address => proto::HoldReason::Address,
+        HoldReason::PaymentReview => proto::HoldReason::PaymentReview,
+        HoldReason::Fraud => proto::HoldReason::Fraud,
+        HoldReason::AwaitingStock => proto::HoldReason::AwaitingStock,
+        HoldReason::Manual => proto::HoldReason::Manual,
     }
 }
 

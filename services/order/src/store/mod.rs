@@ -7,6 +7,7 @@
 pub(crate) mod change;
 mod columns;
 pub(crate) mod details;
+pub(crate) mod holds;
 pub(crate) mod list;
 pub(crate) mod place;
 pub(crate) mod read;

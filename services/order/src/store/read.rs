@@ -13,6 +13,7 @@ use waybill_store::StoreError;
 
 use super::stored;
 use crate::domain::goods::Goods;
+use crate::domain::hold::{Hold, HoldReason, Release};
 use crate::domain::order::{
     Address, Contact, Customer, Discount, Line, Order, Payment, ShippingLine, Source, TaxLine, Tenant, Terms,
     Totals,
@@ -36,7 +37,7 @@ macro_rules! state_columns {
     () => {
         "order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor, \
          captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status, version, \
-         updated_at"
+         updated_at, open_holds"
     };
 }
 pub(super) use state_columns;
@@ -62,6 +63,7 @@ pub(super) struct StateRow {
     return_status: String,
     version: i64,
     updated_at: DateTime<Utc>,
+    open_holds: i32,
 }
 
 impl StateRow {
@@ -94,6 +96,7 @@ impl StateRow {
             )?,
             cancel_reason: self.cancel_reason,
             payments: u32::try_from(self.payments).map_err(StoreError::decode)?,
+            holds: u32::try_from(self.open_holds).map_err(StoreError::decode)?,
             version: self.version,
             updated_at: self.updated_at,
         })
@@ -130,6 +133,7 @@ struct OrderRow {
     lines: Json<Vec<LineRow>>,
     shipping_lines: Json<Vec<ShippingRow>>,
     payment_rows: Json<Vec<PaymentRow>>,
+    hold_rows: Json<Vec<HoldRow>>,
 }
 
 /// A row of `order_contacts`.
@@ -183,6 +187,19 @@ struct PaymentRow {
     occurred_at: DateTime<Utc>,
 }
 
+#[derive(Deserialize)]
+struct HoldRow {
+    hold_id: Uuid,
+    reason: String,
+    rule: String,
+    note: String,
+    held_at: DateTime<Utc>,
+    held_version: i64,
+    released_at: Option<DateTime<Utc>>,
+    released_version: Option<i64>,
+    release_note: String,
+}
+
 impl OrderRow {
     fn order(self) -> Result<Placed, StoreError> {
         let currency = currency(&self.state.currency)?;
@@ -227,6 +244,9 @@ impl OrderRow {
             .into_iter()
             .map(Payment::try_from)
             .collect::<Result<_, _>>()?;
+        let holds = (self.hold_rows.0.into_iter())
+            .map(Hold::try_from)
+            .collect::<Result<_, _>>()?;
         let order = Order {
             id: self.state.order_id.into(),
             tenant: self.state.tenant(),
@@ -234,6 +254,7 @@ impl OrderRow {
             contact: self.contact.map(|contact| contact.0.into()),
             attributes: self.attributes.0,
             payments,
+            holds,
             state: self.state.state()?,
         };
         Ok(Placed {
@@ -309,6 +330,27 @@ impl TryFrom<PaymentRow> for Payment {
     }
 }
 
+impl TryFrom<HoldRow> for Hold {
+    type Error = StoreError;
+
+    fn try_from(row: HoldRow) -> Result<Hold, StoreError> {
+        let note = row.release_note;
+        Ok(Hold {
+            id: row.hold_id.into(),
+            reason: stored(HoldReason::parse(&row.reason), "reason", &row.reason)?,
+            rule: row.rule,
+            note: row.note,
+            held_at: row.held_at,
+            held_version: row.held_version,
+            released: (row.released_at.zip(row.released_version)).map(|(at, version)| Release {
+                at,
+                version,
+                note,
+            }),
+        })
+    }
+}
+
 /// An order with the time at which this service took it.
 pub(crate) struct Placed {
     /// The order.
@@ -327,7 +369,7 @@ macro_rules! load {
                     o.discounts, o.locale, o.placed_at, o.promised_ship_at, o.promised_delivery_at, o.presentment_currency,
                     o.presentment_total, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
-                    o.units_delivered, o.return_status, o.version, o.updated_at,
+                    o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
                     (SELECT row_to_json(c) FROM order_contacts c
                      WHERE (c.order_id, c.merchant_id, c.store_id) = (o.order_id, $1, $2)) AS contact,
                     (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
@@ -335,7 +377,9 @@ macro_rules! load {
                     (SELECT coalesce(json_agg(s ORDER BY s.position), '[]') FROM order_shipping_lines s
                      WHERE (s.order_id, s.merchant_id, s.store_id) = (o.order_id, $1, $2)) AS shipping_lines,
                     (SELECT coalesce(json_agg(p ORDER BY p.sequence), '[]') FROM order_payments p
-                     WHERE (p.order_id, p.merchant_id, p.store_id) = (o.order_id, $1, $2)) AS payment_rows
+                     WHERE (p.order_id, p.merchant_id, p.store_id) = (o.order_id, $1, $2)) AS payment_rows,
+                    (SELECT coalesce(json_agg(h ORDER BY h.hold_id), '[]') FROM order_holds h
+                     WHERE (h.order_id, h.merchant_id, h.store_id) = (o.order_id, $1, $2)) AS hold_rows
              ",
             $which
         )

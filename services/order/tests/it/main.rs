@@ -5,6 +5,7 @@ mod cancel;
 mod faults;
 mod fold;
 mod harness;
+mod hold;
 mod house;
 mod list;
 mod orders;

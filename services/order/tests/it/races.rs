@@ -199,3 +199,75 @@ async fn one_payment_of_a_provider_counts_once() -> Result<()> {
     }
     Ok(())
 }
+
+/// O-3, O-15: cancellations, updates and holds of one order at once. Each call has its effect or is told why not, the
+/// versions count exactly those that had, and nothing comes after the cancellation but new mailboxes.
+#[tokio::test]
+async fn changes_of_all_kinds_at_once_each_count_or_say_why() -> Result<()> {
+    let service = start().await;
+    let shop = service.shop();
+    let placed = shop.place(order("1")).await;
+    let (callers, _replica) = callers(&service, &shop).await;
+    let calls = callers.iter().enumerate().map(|(n, shop)| {
+        let id = placed.order_id.clone();
+        async move {
+            let request_id = format!("r-{n}");
+            match n % 5 {
+                0 => shop.cancel(&request_id, &id, "").await.map(|_| ()),
+                1 => shop
+                    .hold(&request_id, &id, proto::HoldReason::Fraud)
+                    .await
+                    .map(|_| ()),
+                2 => shop.release(&request_id, &id, "").await.map(|_| ()),
+                3 => {
+                    // The same request from all of them: one effect.
+                    let update = note("the same");
+                    shop.update(shop.change("r-3", &id, &["note"], update))
+                        .await
+                        .map(|_| ())
+                }
+                _ => {
+                    let update = note(&request_id);
+                    shop.update(shop.change(&request_id, &id, &["note"], update))
+                        .await
+                        .map(|_| ())
+                }
+            }
+        }
+    });
+    let answers = join_all(calls).await;
+    let mut effects = 0;
+    let mut cancelled = 0;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match (n % 5, answer) {
+            (3, answer) => answer?,
+            (kind, Ok(())) => {
+                effects += 1;
+                cancelled += i64::from(kind == 0);
+            }
+            (0, refused) => assert_eq!(refusal(refused).1, "ORDER_NOT_CANCELLABLE"),
+            (1, refused) => assert_eq!(refusal(refused).1, "ORDER_NOT_HOLDABLE"),
+            (2, refused) => assert_eq!(refusal(refused).1, "HOLD_NOT_OPEN"),
+            (_, refused) => panic!("a note can always be changed: {refused:?}"),
+        }
+    }
+    assert_eq!(cancelled, 1);
+    let end = shop.get(&placed.order_id).await?;
+    assert_eq!(end.status(), proto::OrderStatus::Cancelled);
+    assert!(end.holds.iter().all(|hold| hold.released_at.is_some()));
+    // Placement, one effect of the shared request, and one version for each other effect.
+    assert_eq!(end.version, 1 + 1 + effects);
+    let versions: Vec<i64> =
+        sqlx::query_scalar("SELECT DISTINCT aggregate_version FROM event_log ORDER BY aggregate_version")
+            .fetch_all(&mut service.tables().await)
+            .await?;
+    assert_eq!(versions, (1..=end.version).collect::<Vec<_>>(), "O-7");
+    Ok(())
+}
+
+fn note(text: &str) -> proto::OrderUpdate {
+    proto::OrderUpdate {
+        note: text.into(),
+        ..proto::OrderUpdate::default()
+    }
+}
