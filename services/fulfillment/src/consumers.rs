@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `OrderPlaced` | the order is known; its goods are reserved, or wait |
 //! | `PaymentRecorded` | the order may ship, or no longer may |
+//! | `OrderHeld` | nothing of the order ships; what is reserved for it stays so |
+//! | `OrderReleased` | the order may ship again, once no other hold is open |
 //! | `OrderCancelled` | what it holds is let go |
 //! | any other of the order service | its version is known |
 //! | `ReturnReceived` | units to be sold again lie where they left from, and waiting orders get them |
@@ -19,7 +21,9 @@ use waybill_events::Event;
 use waybill_events::{Fold, FoldError, Projection, Reaction};
 use waybill_kernel::id::{Id, LineId, OrderId};
 use waybill_kernel::time;
-use waybill_proto::waybill::order::v1::{OrderCancelled, OrderPlaced, PaymentRecorded};
+use waybill_proto::waybill::order::v1::{
+    OrderCancelled, OrderHeld, OrderPlaced, OrderReleased, PaymentRecorded,
+};
 use waybill_proto::waybill::refund::v1::ReturnReceived;
 use waybill_store::StoreError;
 
@@ -126,6 +130,11 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
         } else if let Some(payment) = event.as_a::<PaymentRecorded>()? {
             let id = uuid(event, "payment_id", &payment.payment_id)?;
             facts.payments.push((order, id, payment.kind));
+        } else if let Some(held) = event.as_a::<OrderHeld>()? {
+            facts.held.push((order, uuid(event, "hold_id", &held.hold_id)?));
+        } else if let Some(released) = event.as_a::<OrderReleased>()? {
+            let hold = uuid(event, "hold_id", &released.hold_id)?;
+            facts.released.push((order, hold));
         } else if event.is::<OrderCancelled>() {
             facts.cancelled.insert(order);
         } else if let Some(received) = event.as_a::<ReturnReceived>()? {

@@ -85,6 +85,12 @@ pub enum Error {
         /// The order.
         order: OrderId,
     },
+    /// The order service holds the order.
+    #[error("order {order} is on hold; nothing of it ships before the order service has released it")]
+    OrderOnHold {
+        /// The order.
+        order: OrderId,
+    },
     /// The order was cancelled.
     #[error("order {order} was cancelled; nothing of it ships any more")]
     OrderCancelled {
@@ -176,6 +182,7 @@ impl Fault for Error {
             Self::StockRefused { .. }
             | Self::NotAllocated { .. }
             | Self::PaymentPending { .. }
+            | Self::OrderOnHold { .. }
             | Self::OrderCancelled { .. } => Code::FailedPrecondition,
             Self::OrderNotSeenYet { .. } => Code::Unavailable,
             Self::Store(error) => match error {
@@ -205,6 +212,7 @@ impl Fault for Error {
             Self::OrderNotSeenYet { .. } => "ORDER_NOT_SEEN_YET",
             Self::NotAllocated { .. } => "NOT_ALLOCATED",
             Self::PaymentPending { .. } => "PAYMENT_PENDING",
+            Self::OrderOnHold { .. } => "ORDER_ON_HOLD",
             Self::OrderCancelled { .. } => "ORDER_CANCELLED",
             Self::TrackingNumberInUse { .. } => "TRACKING_NUMBER_IN_USE",
             Self::ShipmentNotFound { .. } => "SHIPMENT_NOT_FOUND",
@@ -237,6 +245,7 @@ impl Fault for Error {
             Self::StockRefused { sku, .. } => ("STOCK", sku.to_string()),
             Self::NotAllocated { order, .. } => ("ALLOCATION", order.to_string()),
             Self::PaymentPending { order } => ("PAYMENT", order.to_string()),
+            Self::OrderOnHold { order } => ("ORDER_STATUS", order.to_string()),
             Self::OrderCancelled { order } => ("ORDER_STATUS", order.to_string()),
             _ => return None,
         };
@@ -265,6 +274,7 @@ impl Fault for Error {
             | Self::OrderNotSeenYet { order, .. }
             | Self::NotAllocated { order, .. }
             | Self::PaymentPending { order }
+            | Self::OrderOnHold { order }
             | Self::OrderCancelled { order } => vec![("order_id".to_owned(), order.to_string())],
             Self::ShipmentNotFound { shipment } => vec![("shipment_id".to_owned(), shipment.to_string())],
             _ => Vec::new(),

@@ -72,6 +72,9 @@ impl UseCase for CreateShipment<'_> {
         if row.progress.cancelled {
             return Err(Error::OrderCancelled { order });
         }
+        if known.on_hold {
+            return Err(Error::OrderOnHold { order });
+        }
         if !known.payment_cleared {
             return Err(Error::PaymentPending { order });
         }

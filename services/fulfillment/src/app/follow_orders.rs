@@ -1,4 +1,4 @@
-//! Takes in what the order and refund services tell: orders, payments, cancellations, returned goods.
+//! Takes in what the order and refund services tell: orders, payments, holds, cancellations, returned goods.
 //!
 //! A batch of events is first turned into [`Facts`], which are then written in two halves. [`Facts::project`] keeps the
 //! copy of the orders and may run again at any time; [`Facts::react`] moves stock and must run once per event.
@@ -23,6 +23,10 @@ pub struct Facts {
     pub placed: Vec<PlacedOrder>,
     /// What payment providers did: order, payment, kind.
     pub payments: Vec<(OrderId, Uuid, String)>,
+    /// Holds that began: order, hold.
+    pub held: Vec<(OrderId, Uuid)>,
+    /// Holds that ended: order, hold.
+    pub released: Vec<(OrderId, Uuid)>,
     /// The newest version of each order that is told of.
     pub versions: BTreeMap<OrderId, i64>,
     /// Cancelled orders.
@@ -39,6 +43,7 @@ impl Facts {
     pub async fn project(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         projection::place(conn, &self.placed).await?;
         projection::pay(conn, &self.payments).await?;
+        projection::hold(conn, &self.held, &self.released).await?;
         projection::see_versions(conn, &self.versions).await
     }
 

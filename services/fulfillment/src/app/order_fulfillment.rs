@@ -63,6 +63,7 @@ pub async fn get(db: &Db, wanted: &GetOrderFulfillment) -> Result<OrderFulfillme
         progress,
         allocations,
         payment_cleared: known.payment_cleared,
+        on_hold: known.on_hold,
         order_version: known.version,
     })
 }

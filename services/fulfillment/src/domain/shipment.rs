@@ -102,8 +102,10 @@ pub struct OrderFulfillment {
     pub progress: Progress,
     /// Reserved and waiting units, in the order of the lines.
     pub allocations: Vec<Allocation>,
-    /// Whether it may ship.
+    /// Whether it is paid or authorised, so that it may ship.
     pub payment_cleared: bool,
+    /// Whether a hold keeps it from shipping.
+    pub on_hold: bool,
     /// The version of the order this is based on.
     pub order_version: i64,
 }

@@ -49,6 +49,7 @@ pub(super) fn order_fulfillment(fulfillment: OrderFulfillment) -> proto::OrderFu
         status: allocation_status(fulfillment.progress.status()).into(),
         allocations,
         payment_cleared: fulfillment.payment_cleared,
+        on_hold: fulfillment.on_hold,
         order_version: fulfillment.order_version,
     }
 }

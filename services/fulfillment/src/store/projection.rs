@@ -62,6 +62,8 @@ pub struct KnownOrder {
     pub version: i64,
     /// Whether it is paid or authorised, or costs nothing.
     pub payment_cleared: bool,
+    /// Whether a hold of it is open.
+    pub on_hold: bool,
 }
 
 /// Takes in placed orders.
@@ -151,6 +153,37 @@ pub async fn pay(conn: &mut PgConnection, payments: &[(OrderId, Uuid, String)]) 
     Ok(())
 }
 
+/// Takes in holds, and then what ended some of them: (order, hold). A hold that has ended stays so.
+pub async fn hold(
+    conn: &mut PgConnection,
+    held: &[(OrderId, Uuid)],
+    released: &[(OrderId, Uuid)],
+) -> Result<(), StoreError> {
+    if held.is_empty() && released.is_empty() {
+        return Ok(());
+    }
+    let columns = |holds: &[(OrderId, Uuid)]| -> (Vec<Uuid>, Vec<Uuid>) {
+        holds.iter().map(|(order, hold)| (order.uuid(), *hold)).unzip()
+    };
+    let ((held_orders, held), (released_orders, released)) = (columns(held), columns(released));
+    sqlx::query(
+        "INSERT INTO order_holds AS h (order_id, hold_id, released)
+         SELECT k.order_id, k.hold_id, bool_or(k.released)
+         FROM (SELECT *, false AS released FROM UNNEST($1::uuid[], $2::uuid[]) AS b (order_id, hold_id)
+               UNION ALL
+               SELECT *, true FROM UNNEST($3::uuid[], $4::uuid[]) AS e (order_id, hold_id)) k
+         GROUP BY k.order_id, k.hold_id
+         ON CONFLICT (order_id, hold_id) DO UPDATE SET released = h.released OR excluded.released",
+    )
+    .bind(held_orders)
+    .bind(held)
+    .bind(released_orders)
+    .bind(released)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Takes in versions that events told of; an older one changes nothing.
 pub async fn see_versions(
     conn: &mut PgConnection,
@@ -185,7 +218,8 @@ pub async fn known(conn: &mut PgConnection, orders: &[Uuid]) -> Result<HashSet<U
 }
 
 const KNOWN_ORDER: &str = "SELECT o.order_version,
-            o.costs_nothing OR p.captures > 0 OR p.authorizations > p.voids
+            o.costs_nothing OR p.captures > 0 OR p.authorizations > p.voids,
+            EXISTS (SELECT 1 FROM order_holds h WHERE h.order_id = o.order_id AND NOT h.released)
      FROM orders o
      CROSS JOIN LATERAL (
          SELECT count(*) FILTER (WHERE kind = 'capture') AS captures,
@@ -202,15 +236,16 @@ pub async fn order(
     store: StoreId,
     order: OrderId,
 ) -> Result<Option<KnownOrder>, StoreError> {
-    let row: Option<(i64, bool)> = sqlx::query_as(KNOWN_ORDER)
+    let row: Option<(i64, bool, bool)> = sqlx::query_as(KNOWN_ORDER)
         .bind(order.uuid())
         .bind(merchant.uuid())
         .bind(store.uuid())
         .fetch_optional(conn)
         .await?;
-    Ok(row.map(|(version, payment_cleared)| KnownOrder {
+    Ok(row.map(|(version, payment_cleared, on_hold)| KnownOrder {
         version,
         payment_cleared,
+        on_hold,
     }))
 }
 

@@ -5,6 +5,7 @@
 
 mod allocation;
 mod backbone;
+mod holds;
 mod plans;
 mod requests;
 mod shipping;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use prost::{Message, Name};
 use waybill_events::{Event, Position};
-use waybill_kernel::id::{EventId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId};
+use waybill_kernel::id::{EventId, HoldId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId};
 use waybill_kernel::partition::partition_of;
 use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as refund;
@@ -117,6 +117,27 @@ impl Order {
 
     pub fn cancelled(&self, version: i64) -> Event {
         self.event("order", version, &self.cancelled_message())
+    }
+
+    pub fn held(&self, hold: HoldId, version: i64) -> Event {
+        let message = order::OrderHeld {
+            order_id: self.id.to_string(),
+            hold_id: hold.to_string(),
+            reason: "fraud".to_owned(),
+            open_holds: 1,
+            ..order::OrderHeld::default()
+        };
+        self.event("order", version, &message)
+    }
+
+    pub fn released(&self, hold: HoldId, version: i64) -> Event {
+        let message = order::OrderReleased {
+            order_id: self.id.to_string(),
+            hold_id: hold.to_string(),
+            reason: "fraud".to_owned(),
+            open_holds: 0,
+        };
+        self.event("order", version, &message)
     }
 
     pub fn received(&self, lines: &[(usize, i32, &str)]) -> Event {
