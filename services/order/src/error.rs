@@ -14,9 +14,11 @@ use waybill_kernel::money::Money;
 use waybill_rpc::fault::Fault;
 use waybill_store::{RetryClass, StoreError};
 
+use crate::domain::cancellation::NotFree;
 use crate::domain::change::Path;
 use crate::domain::freeze::Refused;
 use crate::domain::goods::FulfillmentStatus;
+use crate::domain::limits::MAX_FAULTS;
 use crate::domain::state::Status;
 
 /// Why a call of this service did not succeed.
@@ -95,6 +97,14 @@ pub enum Error {
         status: Status,
         /// Units that have shipped.
         shipped: i64,
+    },
+    /// Not so many units of some lines can be cancelled.
+    #[error("{}", not_cancellable(*order_id, refused))]
+    UnitsNotCancellable {
+        /// The order.
+        order_id: OrderId,
+        /// The lines.
+        refused: Vec<NotFree>,
     },
     /// An address no longer decides anything.
     #[error(
@@ -200,6 +210,18 @@ pub enum Error {
     Store(#[source] Arc<StoreError>),
 }
 
+fn not_cancellable(order: OrderId, refused: &[NotFree]) -> String {
+    let lines = refused.iter().take(MAX_FAULTS).filter_map(|line| {
+        let of = line.of?;
+        Some(format!(
+            "{} of line {} were asked for and {} are free: of {} ordered, {} have shipped and {} were cancelled before",
+            line.asked, line.line, of.free, of.ordered, of.shipped, of.cancelled
+        ))
+    });
+    let lines: Vec<String> = lines.collect();
+    format!("units of order {order} cannot be cancelled: {}", lines.join("; "))
+}
+
 fn not_open(hold: Option<HoldId>, open: &[HoldId]) -> String {
     let asked = hold.map_or_else(
         || "no hold of it is open".to_owned(),
@@ -297,6 +319,7 @@ impl Fault for Error {
             Error::OrderNotFound => Code::NotFound,
             Error::EtagMismatch { .. } => Code::Aborted,
             Error::NotCancellable { .. }
+            | Error::UnitsNotCancellable { .. }
             | Error::AddressNotChangeable { .. }
             | Error::ContactErased { .. }
             | Error::NotHoldable { .. }
@@ -330,6 +353,7 @@ impl Fault for Error {
             Error::OrderNotFound => "ORDER_NOT_FOUND",
             Error::EtagMismatch { .. } => "ETAG_MISMATCH",
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
+            Error::UnitsNotCancellable { .. } => "UNITS_NOT_CANCELLABLE",
             Error::AddressNotChangeable { .. } => "ADDRESS_NOT_CHANGEABLE",
             Error::ContactErased { .. } => "CONTACT_ERASED",
             Error::NotHoldable { .. } => "ORDER_NOT_HOLDABLE",
@@ -368,6 +392,7 @@ impl Fault for Error {
             Error::NotCancellable { order_id, .. }
             | Error::AddressNotChangeable { order_id, .. }
             | Error::NotHoldable { order_id, .. }
+            | Error::UnitsNotCancellable { order_id, .. }
             | Error::OrderCancelled { order_id } => ("ORDER_STATUS", order_id),
             Error::ContactErased { order_id, .. } => ("ORDER_CONTACT", order_id),
             Error::TooManyHolds { order_id, .. } | Error::HoldNotOpen { order_id, .. } => {
@@ -410,6 +435,7 @@ impl Fault for Error {
             ],
             Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
             Error::OrderCancelled { order_id }
+            | Error::UnitsNotCancellable { order_id, .. }
             | Error::TooManyHolds { order_id, .. }
             | Error::ContactErased { order_id, .. }
             | Error::CaptureExceedsTotal { order_id, .. }

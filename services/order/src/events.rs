@@ -2,16 +2,17 @@
 //!
 //! Events carry ids, amounts and keys and no personal data (O-10).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::NewEvent;
-use waybill_kernel::id::{HoldId, OrderId};
-use waybill_kernel::money::Money;
+use waybill_kernel::id::{HoldId, LineId, OrderId};
+use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 
+use crate::domain::cancellation::{Cancellation, CancelledUnits, OrderedLine};
 use crate::domain::change::Path;
 use crate::domain::fact::{Fact, TimelineEntry};
 use crate::domain::hold::{Hold, HoldReason};
@@ -219,6 +220,44 @@ pub(crate) fn cancelled(about: About, state: &State, captured: Money, traceparen
     };
     let fact = Fact::Cancelled {
         reason: state.cancel_reason.clone(),
+    };
+    Told::new(about, &message, &fact, traceparent)
+}
+
+/// Units of lines were cancelled; others are left.
+pub(crate) fn lines_cancelled(
+    about: About,
+    cancellation: &Cancellation,
+    lines: &BTreeMap<LineId, OrderedLine>,
+    currency: Currency,
+    traceparent: Option<&str>,
+) -> Told {
+    let line = |part: &CancelledUnits| {
+        let of = lines.get(&part.line);
+        proto::CancelledLine {
+            line_id: part.line.to_string(),
+            sku: of.map(|of| of.sku.clone()).unwrap_or_default(),
+            first_unit: part.first,
+            quantity: part.units,
+            net_minor: part.net,
+            tax_minor: part.tax,
+            digital: of.is_some_and(|of| of.digital),
+        }
+    };
+    let message = proto::OrderLinesCancelled {
+        order_id: about.order.to_string(),
+        cancellation_id: cancellation.id.to_string(),
+        reason: cancellation.reason.clone(),
+        restock: cancellation.restock,
+        currency_code: currency.code().to_owned(),
+        lines: cancellation.lines.iter().map(line).collect(),
+        amount_minor: cancellation.amount(),
+    };
+    let fact = Fact::UnitsCancelled {
+        cancellation: cancellation.id,
+        units: cancellation.lines.iter().map(|part| i64::from(part.units)).sum(),
+        amount: Money::new(currency, cancellation.amount()),
+        reason: cancellation.reason.clone(),
     };
     Told::new(about, &message, &fact, traceparent)
 }

@@ -10,9 +10,10 @@ use waybill_store::{RequestKey, Tx, UseCase};
 use super::{BELL, Orders, Receipt, check_etag};
 use crate::domain::hold::Release;
 use crate::domain::order::{Order, Tenant};
-use crate::domain::state::NotCancellable;
+use crate::domain::state::{NotCancellable, State};
 use crate::error::Error;
 use crate::events::{self, About};
+use crate::store::change::Locked;
 use crate::store::{change, holds};
 
 /// What is to be cancelled.
@@ -60,38 +61,78 @@ impl UseCase for CancelOrder<'_> {
         let locked = change::lock(tx.conn(), *tenant, *order)
             .await?
             .ok_or(Error::OrderNotFound)?;
-        let mut state = locked.state;
-        let held = state.holds > 0;
-        check_etag(&state, etag)?;
-        state
-            .cancel(reason)
-            .map_err(|NotCancellable { status, shipped }| Error::NotCancellable {
-                order_id: *order,
-                status,
-                shipped,
-            })?;
-        state.touch(self.clock.now());
-
-        let about = About {
+        check_etag(&locked.state, etag)?;
+        let scene = Scene {
+            log: self.log,
+            clock: self.clock,
             tenant: *tenant,
             order: *order,
+        };
+        whole(&scene, tx, locked, reason).await
+    }
+}
+
+/// Where an order is cancelled.
+pub(super) struct Scene<'a> {
+    /// The log it is told in.
+    pub log: &'a Log,
+    /// The clock.
+    pub clock: &'a time::Shared,
+    /// Whose order.
+    pub tenant: Tenant,
+    /// The order.
+    pub order: OrderId,
+}
+
+impl Scene<'_> {
+    /// The order in log and timeline, after a change.
+    pub(super) fn about(&self, state: &State) -> About {
+        About {
+            tenant: self.tenant,
+            order: self.order,
             version: state.version,
             at: state.updated_at,
-        };
-        let captured = Money::new(locked.currency, state.money.captured);
-        let told = events::cancelled(about, &state, captured, current_traceparent().as_deref());
-        change::save(tx.conn(), *tenant, *order, &state, None, &[told.entry]).await?;
-        if held {
-            // The cancellation says it all: it ends every hold, and is told once.
-            let release = Release {
-                at: state.updated_at,
-                version: state.version,
-                note: String::new(),
-            };
-            holds::release(tx.conn(), *tenant, *order, None, &release).await?;
         }
-        self.log.append(tx, &[told.event]).await?;
-        tx.ring(BELL);
-        Ok(Receipt::of(*order, state))
     }
+}
+
+/// Cancels a locked order, with all its holds.
+pub(super) async fn whole(
+    scene: &Scene<'_>,
+    tx: &mut Tx,
+    locked: Locked,
+    reason: &str,
+) -> Result<Receipt, Error> {
+    let (tenant, order) = (scene.tenant, scene.order);
+    let mut state = locked.state;
+    let held = state.holds > 0;
+    state
+        .cancel(reason)
+        .map_err(|NotCancellable { status, shipped }| Error::NotCancellable {
+            order_id: order,
+            status,
+            shipped,
+        })?;
+    state.touch(scene.clock.now());
+
+    let captured = Money::new(locked.currency, state.money.captured);
+    let told = events::cancelled(
+        scene.about(&state),
+        &state,
+        captured,
+        current_traceparent().as_deref(),
+    );
+    change::save(tx.conn(), tenant, order, &state, None, &[told.entry]).await?;
+    if held {
+        // The cancellation says it all: it ends every hold, and is told once.
+        let release = Release {
+            at: state.updated_at,
+            version: state.version,
+            note: String::new(),
+        };
+        holds::release(tx.conn(), tenant, order, None, &release).await?;
+    }
+    scene.log.append(tx, &[told.event]).await?;
+    tx.ring(BELL);
+    Ok(Receipt::of(order, state))
 }

@@ -4,6 +4,7 @@
 //! there is a wire format is known to `grpc` alone.
 
 mod cancel;
+mod cancel_lines;
 mod hold;
 mod intake;
 mod payment;
@@ -16,11 +17,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use waybill_events::Log;
-use waybill_kernel::id::{HoldId, OrderId, PaymentId};
+use waybill_kernel::id::{CancellationId, HoldId, OrderId, PaymentId};
 use waybill_kernel::time;
 use waybill_store::{Db, StoreError};
 
 pub(crate) use self::cancel::Cancel;
+pub(crate) use self::cancel_lines::CancelUnits;
 pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::intake::Intake;
 pub(crate) use self::payment::NewPayment;
@@ -63,6 +65,9 @@ pub(crate) struct Receipt {
     /// The hold that began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldId>,
+    /// The cancellation of units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation: Option<CancellationId>,
 }
 
 impl Receipt {
@@ -73,6 +78,7 @@ impl Receipt {
             state,
             payment: None,
             hold: None,
+            cancellation: None,
         }
     }
 }

@@ -128,6 +128,7 @@ impl Orders {
             attributes: BTreeMap::new(),
             payments: Vec::new(),
             holds: Vec::new(),
+            cancellations: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);
         let bytes = event.encoded_len() + NUMBER_BYTES;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use waybill_kernel::id::{EventId, HoldId, LineId, ReturnId};
+use waybill_kernel::id::{CancellationId, EventId, HoldId, LineId, ReturnId};
 use waybill_kernel::money::Money;
 
 use super::change::Path;
@@ -188,6 +188,17 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// Units of it were cancelled.
+    UnitsCancelled {
+        /// The cancellation.
+        cancellation: CancellationId,
+        /// How many.
+        units: i64,
+        /// What the order costs less.
+        amount: Money,
+        /// Why.
+        reason: String,
+    },
     /// Everything is paid and delivered.
     Completed,
     /// Every unit is reserved.
@@ -247,6 +258,7 @@ impl Fact {
         match self {
             Fact::Paid { payment, .. } => Some(*payment),
             Fact::Held { hold, .. } | Fact::HoldEnded { hold, .. } => Some(hold.uuid()),
+            Fact::UnitsCancelled { cancellation, .. } => Some(cancellation.uuid()),
             Fact::Parcel { shipment, .. } => Some(*shipment),
             Fact::Return { id, .. } => Some(id.uuid()),
             Fact::Refund { refund, .. } => Some(*refund),
@@ -313,6 +325,12 @@ impl Fact {
                 ),
             },
             Fact::Cancelled { reason } => format!("Cancelled: {reason}"),
+            Fact::UnitsCancelled {
+                units,
+                amount,
+                reason,
+                ..
+            } => format!("Cancelled: {} for {amount}: {reason}", counted(*units)),
             Fact::Completed => "Completed: everything is paid and delivered".to_owned(),
             Fact::Allocated => "Stock is reserved for every unit".to_owned(),
             Fact::Backordered { units } => format!("Waiting for stock: {}", counted(*units)),

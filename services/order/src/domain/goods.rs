@@ -37,6 +37,9 @@ pub struct Goods {
     pub shipped: i64,
     /// Units delivered.
     pub delivered: i64,
+    /// Of the units that need shipping, those that were cancelled.
+    #[serde(default)]
+    pub cancelled: i64,
 }
 
 /// Units of one line.
@@ -75,7 +78,13 @@ impl Goods {
             to_ship,
             shipped: 0,
             delivered: 0,
+            cancelled: 0,
         }
+    }
+
+    /// Units that need shipping and were not cancelled.
+    const fn wanted(self) -> i64 {
+        self.to_ship - self.cancelled
     }
 
     /// Units of a line were handed to a carrier.
@@ -97,23 +106,23 @@ impl Goods {
     /// Whether there was something to ship and all of it has left.
     #[must_use]
     pub const fn all_shipped(self) -> bool {
-        self.to_ship > 0 && self.shipped >= self.to_ship
+        self.wanted() > 0 && self.shipped >= self.wanted()
     }
 
-    /// Whether everything that needs shipping has arrived.
+    /// Whether everything that needs shipping and was not cancelled has arrived.
     #[must_use]
     pub const fn all_arrived(self) -> bool {
-        self.delivered >= self.to_ship
+        self.delivered >= self.wanted()
     }
 
     /// Where the goods stand.
     #[must_use]
     pub const fn status(self) -> FulfillmentStatus {
-        if self.to_ship == 0 {
+        if self.wanted() == 0 {
             FulfillmentStatus::Fulfilled
         } else if self.all_arrived() {
             FulfillmentStatus::Delivered
-        } else if self.shipped < self.to_ship {
+        } else if self.shipped < self.wanted() {
             if self.shipped == 0 {
                 FulfillmentStatus::Unfulfilled
             } else {
@@ -186,7 +195,8 @@ mod tests {
             Goods {
                 to_ship: 1,
                 shipped: 1,
-                delivered: 1
+                delivered: 1,
+                cancelled: 0,
             }
         );
     }

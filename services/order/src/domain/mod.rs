@@ -10,6 +10,7 @@
 //! | [`order`] | an order: frozen terms, contact, payments, state |
 //! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
+//! | [`cancellation`] | which units of lines a cancellation takes, and what they cost |
 //! | [`change`] | what may change after placement, and until when |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
@@ -43,6 +44,7 @@ macro_rules! keys {
     };
 }
 
+pub mod cancellation;
 pub mod change;
 pub mod draft;
 pub mod fact;

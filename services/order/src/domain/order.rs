@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use waybill_kernel::id::{LineId, MerchantId, OrderId, PaymentId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 
+use super::cancellation::Cancellation;
 use super::hold::Hold;
 use super::payment::PaymentKind;
 use super::state::State;
@@ -253,13 +254,15 @@ pub struct Order {
     pub payments: Vec<Payment>,
     /// Holds, oldest first, the ended ones included.
     pub holds: Vec<Hold>,
+    /// Cancelled units, oldest first.
+    pub cancellations: Vec<Cancellation>,
     /// Where it stands.
     pub state: State,
 }
 
 impl Order {
-    /// The order as it was in an earlier state: the terms are the same for ever, payments and holds are those that the
-    /// state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
+    /// The order as it was in an earlier state: the terms are the same for ever, payments, holds and cancelled units are
+    /// those that the state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
     /// term and no state (contact, note, tags, attributes) is as it is now.
     #[must_use]
     pub fn at(mut self, state: State) -> Order {
@@ -267,6 +270,8 @@ impl Order {
         self.holds = (self.holds.into_iter())
             .filter_map(|hold| hold.at(state.version))
             .collect();
+        self.cancellations
+            .retain(|cancellation| cancellation.version <= state.version);
         self.state = state;
         self
     }

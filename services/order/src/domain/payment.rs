@@ -65,6 +65,9 @@ pub struct Money {
     pub captured: i64,
     /// All that went back, as the refund service tells it.
     pub refunded: i64,
+    /// What of the total is no longer to be paid, because units were cancelled.
+    #[serde(default)]
+    pub cancelled: i64,
 }
 
 /// Why a payment cannot be.
@@ -94,7 +97,14 @@ impl Money {
             voided: 0,
             captured: 0,
             refunded: 0,
+            cancelled: 0,
         }
+    }
+
+    /// What the customer pays: the total without what was cancelled.
+    #[must_use]
+    pub const fn due(self) -> i64 {
+        self.total - self.cancelled
     }
 
     /// The money after a payment of more than 0.
@@ -114,7 +124,8 @@ impl Money {
                 Ok(Money { authorized, ..self })
             }
             PaymentKind::Capture => {
-                let open = self.total - self.captured;
+                // Less than nothing is open when units were cancelled that had been paid.
+                let open = (self.due() - self.captured).max(0);
                 if amount > open {
                     return Err(PaymentRefused::CaptureExceedsTotal { open });
                 }
@@ -136,10 +147,10 @@ impl Money {
         }
     }
 
-    /// Whether the customer has paid everything, whatever of it went back since.
+    /// Whether the customer has paid everything that is to be paid, whatever of it went back since.
     #[must_use]
     pub const fn paid_in_full(self) -> bool {
-        self.captured >= self.total
+        self.captured >= self.due()
     }
 
     /// Where the money stands.
@@ -218,6 +229,30 @@ mod tests {
             assert_eq!(money.status(), status);
             assert!(money.paid_in_full(), "what went back was paid before");
         }
+    }
+
+    #[test]
+    fn what_is_cancelled_is_not_to_be_paid() {
+        let half = Money {
+            cancelled: 60,
+            ..after(100, &[(Authorization, 100)])
+        };
+        assert_eq!(
+            half.record(Capture, 41),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 40 })
+        );
+        assert_eq!(
+            half.record(Capture, 40).map(Money::status),
+            Ok(PaymentStatus::Paid)
+        );
+        let paid_before = Money {
+            cancelled: 60,
+            ..after(100, &[(Capture, 100)])
+        };
+        assert_eq!(
+            paid_before.record(Capture, 1),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 0 })
+        );
     }
 
     #[test]

@@ -154,15 +154,29 @@ impl State {
     /// When it is at an end, or something has shipped; nothing has changed then.
     pub fn cancel(&mut self, reason: &str) -> Result<(), NotCancellable> {
         if self.status.is_final() || self.goods.shipped > 0 {
-            return Err(NotCancellable {
-                status: self.status,
-                shipped: self.goods.shipped,
-            });
+            return Err(self.not_cancellable());
         }
         self.status = Status::Cancelled;
         self.holds = 0;
         reason.clone_into(&mut self.cancel_reason);
         Ok(())
+    }
+
+    /// Why the order cannot be cancelled, where it cannot.
+    #[must_use]
+    pub fn not_cancellable(&self) -> NotCancellable {
+        NotCancellable {
+            status: self.status,
+            shipped: self.goods.shipped,
+        }
+    }
+
+    /// Cancels units of an order that is not at its end: so many of those that need shipping, which cost this together. Tells
+    /// whether what is left was complete.
+    pub fn cancel_units(&mut self, to_ship: i64, amount: i64) -> bool {
+        self.goods.cancelled += to_ship;
+        self.money.cancelled += amount;
+        self.complete_if_done()
     }
 
     /// Stops the order by one more hold.
@@ -315,6 +329,25 @@ mod tests {
         );
         assert_eq!(state.record(PaymentKind::Void, 100), Ok(false));
         assert_eq!(state.payment_status(), PaymentStatus::Voided);
+    }
+
+    #[test]
+    fn what_is_left_completes_the_order_once_the_rest_is_cancelled() {
+        let mut state = State::placed(100, 2, at());
+        let mut line = LineGoods {
+            quantity: 2,
+            shipped: 0,
+            delivered: 0,
+        };
+        state.record(PaymentKind::Capture, 50).expect("half of it");
+        state.goods.deliver(&mut line, 1);
+        assert_eq!(state.fulfillment_status(), FulfillmentStatus::PartiallyFulfilled);
+        assert!(state.cancel_units(1, 50));
+        assert_eq!(
+            (state.status, state.payment_status()),
+            (Status::Completed, PaymentStatus::Paid)
+        );
+        assert_eq!(state.fulfillment_status(), FulfillmentStatus::Delivered);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::auth::Caller;
 use waybill_rpc::convert;
 
-use super::{OrderGrpc, parse, rpc};
-use crate::app::{NewDetails, NewHold, NewRelease};
+use super::{OrderGrpc, parse, rpc, view};
+use crate::app::{CancelUnits, NewDetails, NewHold, NewRelease};
 use crate::domain::change::{Attributes, Path, Update};
 use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::limits;
@@ -32,6 +32,26 @@ impl OrderGrpc {
         let new = new_details(tenant, request, &mut v);
         let (key, new) = parse::checked(key.zip(new), v)?;
         self.orders.update(&key, &new).await
+    }
+
+    pub(super) async fn cancel_lines(
+        &self,
+        caller: &Caller,
+        mut request: proto::CancelOrderLinesRequest,
+    ) -> Result<proto::CancelOrderLinesResponse, Error> {
+        let mut v = Violations::new();
+        let tenant = parse::tenant(&request.merchant_id, &request.store_id, &mut v);
+        let request_id = convert::request_id(&std::mem::take(&mut request.request_id), &mut v);
+        let cancel = cancel_units(tenant, &request, &mut v);
+        let (request_id, cancel) = parse::checked(request_id.zip(cancel), v)?;
+        let merchant = cancel.tenant.merchant;
+        let key = parse::request_key(caller, merchant, rpc::CANCEL_ORDER_LINES, &request_id, &request);
+        let (order, cancelled) = self.orders.cancel_lines(&key, &cancel).await?;
+        let currency = order.terms.currency;
+        Ok(proto::CancelOrderLinesResponse {
+            order: Some(view::order(order)),
+            cancellation: cancelled.map(|cancelled| view::cancellation(currency, cancelled)),
+        })
     }
 
     pub(super) async fn hold(
@@ -63,6 +83,44 @@ impl OrderGrpc {
         let key = parse::request_key(caller, merchant, rpc::RELEASE_ORDER, &request_id, &request);
         self.orders.release(&key, &new).await
     }
+}
+
+fn cancel_units(
+    tenant: Option<Tenant>,
+    request: &proto::CancelOrderLinesRequest,
+    v: &mut Violations,
+) -> Option<CancelUnits> {
+    let order = convert::id("order_id", &request.order_id, v);
+    limits::required(v, "reason", &request.reason, limits::MAX_REASON);
+    limits::text(v, "etag", &request.etag, 100);
+    let (given, most) = (&request.lines, limits::MAX_UPDATED_LINES);
+    if given.is_empty() || given.len() > most {
+        v.push(
+            "lines",
+            format!("has {} elements; expected 1 to {most}", given.len()),
+        );
+    }
+    let mut named = BTreeSet::new();
+    let mut lines = Vec::with_capacity(given.len().min(most));
+    for (index, units) in given.iter().take(most).enumerate() {
+        v.element("lines", index, |v| {
+            if units.quantity <= 0 {
+                v.push("quantity", format!("is {}; expected more than 0", units.quantity));
+            }
+            if let Some(line) = convert::id::<LineId>("line_id", &units.line_id, v) {
+                v.require(named.insert(line), "line_id", "is named twice");
+                lines.push((line, units.quantity));
+            }
+        });
+    }
+    Some(CancelUnits {
+        tenant: tenant?,
+        order: order?,
+        lines,
+        reason: request.reason.clone(),
+        restock: request.restock.unwrap_or(true),
+        etag: request.etag.clone(),
+    })
 }
 
 fn new_hold(

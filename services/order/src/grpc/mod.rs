@@ -126,6 +126,14 @@ impl OrderService for OrderGrpc {
         }))
     }
 
+    async fn cancel_order_lines(
+        &self,
+        request: Request<proto::CancelOrderLinesRequest>,
+    ) -> Answer<proto::CancelOrderLinesResponse> {
+        let caller = convert::context(&request)?;
+        answer(self.cancel_lines(&caller, request.into_inner()).await)
+    }
+
     async fn record_payment(
         &self,
         request: Request<proto::RecordPaymentRequest>,
@@ -271,6 +279,7 @@ mod rpc {
     pub(super) const HOLD_ORDER: &str = "waybill.order.v1.OrderService/HoldOrder";
     pub(super) const RELEASE_ORDER: &str = "waybill.order.v1.OrderService/ReleaseOrder";
     pub(super) const CANCEL_ORDER: &str = "waybill.order.v1.OrderService/CancelOrder";
+    pub(super) const CANCEL_ORDER_LINES: &str = "waybill.order.v1.OrderService/CancelOrderLines";
     pub(super) const RECORD_PAYMENT: &str = "waybill.order.v1.OrderService/RecordPayment";
 }
 

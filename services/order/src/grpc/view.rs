@@ -1,10 +1,12 @@
 //! Domain values as protobuf answers.
 
+use waybill_kernel::id::LineId;
 use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::r#type::v1 as common;
 use waybill_rpc::convert::{to_money, to_timestamp};
 
+use crate::domain::cancellation::Cancellation;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::goods::FulfillmentStatus;
 use crate::domain::hold::{Hold, HoldReason};
@@ -25,9 +27,17 @@ pub(super) fn order(order: Order) -> proto::Order {
         attributes,
         payments,
         holds,
+        cancellations,
         state,
     } = order;
     let in_currency = InCurrency(terms.currency);
+    let cancelled = |line: LineId| {
+        let of_line = cancellations
+            .iter()
+            .flat_map(|c| &c.lines)
+            .filter(|part| part.line == line);
+        of_line.map(|part| part.units).sum::<i32>()
+    };
     let Contact {
         customer: person,
         shipping,
@@ -47,7 +57,10 @@ pub(super) fn order(order: Order) -> proto::Order {
         lines: terms
             .lines
             .into_iter()
-            .map(|line| in_currency.line(line))
+            .map(|line| proto::OrderLine {
+                cancelled_quantity: cancelled(line.id),
+                ..in_currency.line(line)
+            })
             .collect(),
         shipping_lines: terms
             .shipping
@@ -88,6 +101,10 @@ pub(super) fn order(order: Order) -> proto::Order {
         note,
         attributes,
         holds: holds.into_iter().map(hold).collect(),
+        cancelled: in_currency.money(cancellations.iter().map(Cancellation::amount).sum()),
+        cancellations: (cancellations.into_iter())
+            .map(|part| cancellation(terms.currency, part))
+            .collect(),
     }
 }
 
@@ -108,6 +125,27 @@ pub(super) fn payment(currency: Currency, payment: Payment) -> proto::Payment {
         provider_payment_id: payment.provider_payment_id,
         amount: InCurrency(currency).money(payment.amount),
         occurred_at: Some(to_timestamp(payment.occurred_at)),
+    }
+}
+
+/// A cancellation of units.
+pub(super) fn cancellation(currency: Currency, cancellation: Cancellation) -> proto::Cancellation {
+    let in_currency = InCurrency(currency);
+    proto::Cancellation {
+        cancellation_id: cancellation.id.to_string(),
+        amount: in_currency.money(cancellation.amount()),
+        lines: (cancellation.lines.into_iter())
+            .map(|part| proto::CancelledUnits {
+                line_id: part.line.to_string(),
+                quantity: part.units,
+                first_unit: part.first,
+                net: in_currency.money(part.net),
+                tax: in_currency.money(part.tax),
+            })
+            .collect(),
+        reason: cancellation.reason,
+        restock: cancellation.restock,
+        cancelled_at: Some(to_timestamp(cancellation.at)),
     }
 }
 
@@ -177,6 +215,7 @@ impl InCurrency {
             taxes: self.taxes(line.taxes),
             net: self.money(line.net),
             total: self.money(line.total),
+            cancelled_quantity: 0,
         }
     }
 

@@ -81,7 +81,8 @@ pub(crate) async fn save(
          )
          UPDATE orders
          SET status = $21, cancel_reason = $22, authorized_minor = $23, voided_minor = $24, captured_minor = $25,
-             payments = $12, payment_status = $26, updated_at = $27, open_holds = $29
+             payments = $12, payment_status = $26, updated_at = $27, open_holds = $29,
+             units_cancelled = $30, cancelled_minor = $31, fulfillment_status = $32
          WHERE order_id = $11 AND merchant_id = $14 AND store_id = $15 AND version = $28 - 1
          RETURNING order_id",
     );
@@ -107,6 +108,9 @@ pub(crate) async fn save(
         .bind(state.updated_at)
         .bind(state.version)
         .bind(i32::try_from(state.holds).map_err(StoreError::other)?)
+        .bind(state.goods.cancelled)
+        .bind(money.cancelled)
+        .bind(state.fulfillment_status().as_str())
         .fetch_all(conn)
         .await?;
     if updated.is_empty() {

@@ -12,6 +12,7 @@ use waybill_kernel::money::{Currency, Money as Amount};
 use waybill_store::StoreError;
 
 use super::stored;
+use crate::domain::cancellation::{Cancellation, CancelledUnits};
 use crate::domain::goods::Goods;
 use crate::domain::hold::{Hold, HoldReason, Release};
 use crate::domain::order::{
@@ -37,7 +38,7 @@ macro_rules! state_columns {
     () => {
         "order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor, \
          captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status, version, \
-         updated_at, open_holds"
+         updated_at, open_holds, units_cancelled, cancelled_minor"
     };
 }
 pub(super) use state_columns;
@@ -64,6 +65,8 @@ pub(super) struct StateRow {
     version: i64,
     updated_at: DateTime<Utc>,
     open_holds: i32,
+    units_cancelled: i64,
+    cancelled_minor: i64,
 }
 
 impl StateRow {
@@ -83,11 +86,13 @@ impl StateRow {
                 voided: self.voided_minor,
                 captured: self.captured_minor,
                 refunded: self.refunded_minor,
+                cancelled: self.cancelled_minor,
             },
             goods: Goods {
                 to_ship: self.units_to_ship,
                 shipped: self.units_shipped,
                 delivered: self.units_delivered,
+                cancelled: self.units_cancelled,
             },
             returns: stored(
                 ReturnStatus::parse(&self.return_status),
@@ -134,6 +139,7 @@ struct OrderRow {
     shipping_lines: Json<Vec<ShippingRow>>,
     payment_rows: Json<Vec<PaymentRow>>,
     hold_rows: Json<Vec<HoldRow>>,
+    cancellation_rows: Json<Vec<CancellationRow>>,
 }
 
 /// A row of `order_contacts`.
@@ -185,6 +191,16 @@ struct PaymentRow {
     provider_payment_id: String,
     amount_minor: i64,
     occurred_at: DateTime<Utc>,
+}
+
+#[derive(Deserialize)]
+struct CancellationRow {
+    cancellation_id: Uuid,
+    reason: String,
+    restock: bool,
+    lines: Vec<CancelledUnits>,
+    cancelled_at: DateTime<Utc>,
+    version: i64,
 }
 
 #[derive(Deserialize)]
@@ -255,6 +271,9 @@ impl OrderRow {
             attributes: self.attributes.0,
             payments,
             holds,
+            cancellations: (self.cancellation_rows.0.into_iter())
+                .map(Cancellation::from)
+                .collect(),
             state: self.state.state()?,
         };
         Ok(Placed {
@@ -330,6 +349,19 @@ impl TryFrom<PaymentRow> for Payment {
     }
 }
 
+impl From<CancellationRow> for Cancellation {
+    fn from(row: CancellationRow) -> Cancellation {
+        Cancellation {
+            id: row.cancellation_id.into(),
+            reason: row.reason,
+            restock: row.restock,
+            lines: row.lines,
+            at: row.cancelled_at,
+            version: row.version,
+        }
+    }
+}
+
 impl TryFrom<HoldRow> for Hold {
     type Error = StoreError;
 
@@ -370,6 +402,7 @@ macro_rules! load {
                     o.presentment_total, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
                     o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
+                    o.units_cancelled, o.cancelled_minor,
                     (SELECT row_to_json(c) FROM order_contacts c
                      WHERE (c.order_id, c.merchant_id, c.store_id) = (o.order_id, $1, $2)) AS contact,
                     (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
@@ -379,7 +412,9 @@ macro_rules! load {
                     (SELECT coalesce(json_agg(p ORDER BY p.sequence), '[]') FROM order_payments p
                      WHERE (p.order_id, p.merchant_id, p.store_id) = (o.order_id, $1, $2)) AS payment_rows,
                     (SELECT coalesce(json_agg(h ORDER BY h.hold_id), '[]') FROM order_holds h
-                     WHERE (h.order_id, h.merchant_id, h.store_id) = (o.order_id, $1, $2)) AS hold_rows
+                     WHERE (h.order_id, h.merchant_id, h.store_id) = (o.order_id, $1, $2)) AS hold_rows,
+                    (SELECT coalesce(json_agg(x ORDER BY x.cancellation_id), '[]') FROM order_cancellations x
+                     WHERE (x.order_id, x.merchant_id, x.store_id) = (o.order_id, $1, $2)) AS cancellation_rows
              ",
             $which
         )

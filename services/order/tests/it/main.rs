@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod cancel_lines;
 mod faults;
 mod fold;
 mod harness;

@@ -265,6 +265,38 @@ async fn changes_of_all_kinds_at_once_each_count_or_say_why() -> Result<()> {
     Ok(())
 }
 
+/// O-16: fifty callers cancel one unit each of an order of twenty: nineteen take one each, no two the same, the last one ends
+/// the order, and the others are told why not.
+#[tokio::test]
+async fn a_unit_is_cancelled_once() -> Result<()> {
+    let service = start().await;
+    let shop = service.shop();
+    let mut new = order("1");
+    new.lines[0].quantity = 20;
+    new.totals = Some(proto::OrderTotals {
+        total: eur(10_000),
+        ..proto::OrderTotals::default()
+    });
+    let placed = shop.place(new).await;
+    let (callers, _replica) = callers(&service, &shop).await;
+    let calls = callers
+        .iter()
+        .enumerate()
+        .map(|(n, shop)| shop.cancel_units(shop.units(&format!("u-{n}"), &placed, &[(0, 1)])));
+    let (done, refused): (Vec<_>, Vec<_>) = join_all(calls).await.into_iter().partition(Result::is_ok);
+    assert_eq!(done.len(), 20);
+    for refused in refused {
+        assert_eq!(refusal(refused).1, "ORDER_NOT_CANCELLABLE");
+    }
+    let end = shop.get(&placed.order_id).await?;
+    assert_eq!((end.status(), end.version), (proto::OrderStatus::Cancelled, 21));
+    let mut units: Vec<i32> = end.cancellations.iter().map(|c| c.lines[0].first_unit).collect();
+    units.sort_unstable();
+    assert_eq!(units, (2..=20).collect::<Vec<_>>());
+    assert_eq!(end.cancelled, eur(9_500));
+    Ok(())
+}
+
 fn note(text: &str) -> proto::OrderUpdate {
     proto::OrderUpdate {
         note: text.into(),
