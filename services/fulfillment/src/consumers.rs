@@ -7,6 +7,7 @@
 //! | `OrderHeld` | nothing of the order ships; what is reserved for it stays so |
 //! | `OrderReleased` | the order may ship again, once no other hold is open |
 //! | `OrderCancelled` | what it holds is let go |
+//! | `OrderLinesCancelled` | units no longer wait or are no longer reserved; who waits gets what that frees |
 //! | any other of the order service | its version is known |
 //! | `ReturnReceived` | units to be sold again lie where they left from, and waiting orders get them |
 //!
@@ -22,7 +23,7 @@ use waybill_events::{Fold, FoldError, Projection, Reaction};
 use waybill_kernel::id::{Id, LineId, OrderId};
 use waybill_kernel::time;
 use waybill_proto::waybill::order::v1::{
-    OrderCancelled, OrderHeld, OrderPlaced, OrderReleased, PaymentRecorded,
+    OrderCancelled, OrderHeld, OrderLinesCancelled, OrderPlaced, OrderReleased, PaymentRecorded,
 };
 use waybill_proto::waybill::refund::v1::ReturnReceived;
 use waybill_store::StoreError;
@@ -87,12 +88,14 @@ impl Fold for Follow {
         // cancellation or return made free.
         let own: HashMap<Uuid, &Event> = events
             .iter()
-            .filter(|event| event.is::<OrderPlaced>() || event.is::<OrderCancelled>())
+            .filter(|event| {
+                event.is::<OrderPlaced>() || event.is::<OrderCancelled>() || event.is::<OrderLinesCancelled>()
+            })
             .map(|event| (event.key, event))
             .collect();
-        let freed = events
-            .iter()
-            .find(|event| event.is::<OrderCancelled>() || event.is::<ReturnReceived>());
+        let freed = events.iter().find(|event| {
+            event.is::<OrderCancelled>() || event.is::<OrderLinesCancelled>() || event.is::<ReturnReceived>()
+        });
         for announcement in &settled.announcements {
             let cause = own.get(&announcement.order.uuid()).copied().or(freed);
             let event = announcement.to_event();
@@ -135,6 +138,17 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
         } else if let Some(released) = event.as_a::<OrderReleased>()? {
             let hold = uuid(event, "hold_id", &released.hold_id)?;
             facts.released.push((order, hold));
+        } else if let Some(lines) = event.as_a::<OrderLinesCancelled>()? {
+            for line in lines.lines.iter().filter(|line| !line.digital) {
+                let id: LineId = id(event, "line_id", &line.line_id)?;
+                let units = units(event, line.quantity)?;
+                let cancelled = facts.units_cancelled.entry((order, id)).or_default();
+                if lines.restock {
+                    cancelled.restock += units;
+                } else {
+                    cancelled.lost += units;
+                }
+            }
         } else if event.is::<OrderCancelled>() {
             facts.cancelled.insert(order);
         } else if let Some(received) = event.as_a::<ReturnReceived>()? {
@@ -142,6 +156,14 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
                 let id: LineId = id(event, "line_id", &line.line_id)?;
                 let units = units(event, line.quantity)?;
                 *facts.returned.entry((order, id)).or_default() += units;
+            }
+        }
+    }
+    // What is cancelled in the same breath is never wanted.
+    for placed in &mut facts.placed {
+        for line in &mut placed.lines {
+            if let Some(cancelled) = facts.units_cancelled.remove(&(placed.order, line.line)) {
+                line.cancelled = cancelled.units().min(line.units);
             }
         }
     }
@@ -170,6 +192,7 @@ fn placed_order(event: &Event, placed: OrderPlaced) -> Result<PlacedOrder, FoldE
                 units: units(event, line.quantity)?,
                 sku: Sku::known(line.sku),
                 digital: line.digital,
+                cancelled: 0,
             })
         })
         .collect::<Result<_, FoldError>>()?;

@@ -14,6 +14,8 @@ use crate::domain::tracking::ShipmentStatus;
 
 /// The reason of a release after a cancellation.
 const ORDER_CANCELLED: &str = "order_cancelled";
+/// The reason of a release after units of an order were cancelled.
+const LINES_CANCELLED: &str = "lines_cancelled";
 
 /// A fact about an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub enum News {
     },
     /// The order was cancelled and what it held was let go.
     Released,
+    /// Units of the order were cancelled and let go.
+    UnitsReleased,
     /// Goods were handed to a carrier.
     Shipped {
         /// The shipment.
@@ -94,6 +98,10 @@ impl Announcement {
             News::Released => self.about_order(&proto::ReservationReleased {
                 order_id,
                 reason: ORDER_CANCELLED.to_owned(),
+            }),
+            News::UnitsReleased => self.about_order(&proto::ReservationReleased {
+                order_id,
+                reason: LINES_CANCELLED.to_owned(),
             }),
             News::Shipped {
                 shipment,

@@ -1,5 +1,5 @@
 //! Reserves stock for orders, the oldest first. Whatever changes free stock or adds an order goes through here: orders
-//! placed and cancelled, goods that came back, deliveries.
+//! placed and cancelled (as a whole or in part), goods that came back, deliveries.
 //!
 //! The caller has locked the skus, so all that is read here stays true until the end of the transaction. Everything is
 //! read, decided and written for the whole batch; the number of statements does not grow with it.
@@ -13,6 +13,7 @@ use waybill_store::StoreError;
 
 use crate::domain::allocation::{self, Claim, Pool, Take, Want, share_out};
 use crate::domain::progress::Progress;
+use crate::domain::release::{Cancelled, Held, let_go};
 use crate::domain::restock::bring_back;
 use crate::domain::shipment::Parcel;
 use crate::domain::stock::Sku;
@@ -33,6 +34,8 @@ pub struct Changes<'a> {
     pub placed: &'a [PlacedOrder],
     /// Orders that were cancelled.
     pub cancelled: BTreeSet<OrderId>,
+    /// Cancelled units of orders that were taken in before and go on.
+    pub units_cancelled: BTreeMap<(OrderId, LineId), Cancelled>,
     /// Units that came back and are to be sold again.
     pub returned: BTreeMap<(OrderId, LineId), i64>,
 }
@@ -58,6 +61,7 @@ pub async fn settle(
 ) -> Result<Settled, StoreError> {
     let mut shelves = stock::shelves(conn, locked).await?;
     let mut moves = Moves::default();
+    let released = let_go_of_units(conn, locked, changes, &mut moves).await?;
     free_reservations(conn, locked, changes, &mut moves).await?;
     let back = restock(conn, locked, changes, &mut moves).await?;
     moves.apply_to(&mut shelves);
@@ -77,7 +81,7 @@ pub async fn settle(
     }
 
     let shares: BTreeMap<OrderId, Vec<Take>> = shares.into_iter().collect();
-    let mut outcome = Outcome::decide(conn, changes, &shares).await?;
+    let mut outcome = Outcome::decide(conn, changes, &shares, released).await?;
     stock::move_stock(conn, locked, &moves.0).await?;
     shipments::restock(conn, locked, &back).await?;
     outcome.write(conn, locked, changes, &shares, &merchants).await?;
@@ -112,6 +116,53 @@ impl Moves {
             }
         }
     }
+}
+
+/// Units of orders by where they stood: waiting, reserved.
+type Units = BTreeMap<OrderId, (i64, i64)>;
+
+/// Cancelled units no longer wait and are no longer reserved; what is lost leaves the stock.
+async fn let_go_of_units(
+    conn: &mut PgConnection,
+    locked: &LockedSkus,
+    changes: &Changes<'_>,
+    moves: &mut Moves,
+) -> Result<Units, StoreError> {
+    if changes.units_cancelled.is_empty() {
+        return Ok(Units::new());
+    }
+    let lines: Vec<(OrderId, LineId)> = changes.units_cancelled.keys().copied().collect();
+    let waiting = queue::waiting(conn, locked, &lines).await?;
+    let (held, shelves): (Vec<Held>, Vec<StockKey>) =
+        orders::held_by(conn, locked, &lines).await?.into_iter().unzip();
+    let released = let_go(&changes.units_cancelled, &waiting, &held);
+    for (order, line, units) in &released.too_late {
+        tracing::warn!(order_id = %order, line_id = %line, units, "cancelled units have left already");
+    }
+    queue::serve(conn, locked, &released.waiting).await?;
+    let back: Vec<_> = (released.reserved.iter())
+        .map(|(index, units, _)| {
+            (
+                held[*index].order,
+                held[*index].line,
+                held[*index].location,
+                *units,
+            )
+        })
+        .collect();
+    orders::give_back(conn, locked, &back).await?;
+
+    let mut of_orders = Units::new();
+    for ((order, _), units) in &released.waiting {
+        of_orders.entry(*order).or_default().0 += units;
+    }
+    for (index, units, lost) in &released.reserved {
+        of_orders.entry(held[*index].order).or_default().1 += units;
+        let shelf = moves.of(shelves[*index].clone());
+        shelf.reserved -= units;
+        shelf.on_hand -= lost;
+    }
+    Ok(of_orders)
 }
 
 /// What cancelled orders have reserved becomes free.
@@ -188,7 +239,9 @@ fn claims(changes: &Changes<'_>, front: &Front) -> Vec<Claim> {
             order: placed.order,
             merchant: placed.merchant,
             placed_at: placed.placed_at,
-            wants: goods(placed).map(|(_, line)| want(line)).collect(),
+            wants: (goods(placed).map(|(_, line)| want(line)))
+                .filter(|want| want.units > 0)
+                .collect(),
         });
     front.claims.iter().cloned().chain(new).collect()
 }
@@ -202,7 +255,7 @@ fn want(line: &PlacedLine) -> Want {
     Want {
         line: line.line,
         sku: line.sku.clone(),
-        units: line.units,
+        units: line.wanted(),
     }
 }
 
@@ -212,6 +265,10 @@ struct Outcome {
     placed: BTreeMap<OrderId, OrderRow>,
     /// Older ones that change.
     older: BTreeMap<OrderId, OrderRow>,
+    /// Of the older ones, those of which units waited.
+    waited: BTreeSet<OrderId>,
+    /// Cancelled units of older ones.
+    released: Units,
     /// Versions of the older ones, once they are written.
     versions: BTreeMap<OrderId, i64>,
 }
@@ -222,6 +279,7 @@ impl Outcome {
         conn: &mut PgConnection,
         changes: &Changes<'_>,
         shares: &BTreeMap<OrderId, Vec<Take>>,
+        released: Units,
     ) -> Result<Self, StoreError> {
         let given = |order: &OrderId| -> i64 {
             shares
@@ -232,6 +290,8 @@ impl Outcome {
         for order in changes.placed {
             let units = goods(order).map(|(_, line)| line.units).sum();
             let mut progress = Progress::of(units);
+            let unwanted = goods(order).map(|(_, line)| line.cancelled).sum();
+            progress.release(unwanted, 0).map_err(StoreError::other)?;
             if changes.cancelled.contains(&order.order) {
                 progress.cancel();
             } else {
@@ -249,12 +309,21 @@ impl Outcome {
             .cancelled
             .iter()
             .chain(shares.keys())
+            .chain(released.keys())
             .filter(|order| !placed.contains_key(order))
             .copied()
             .collect();
         let mut older = orders::lock(conn, &touched).await?;
         older.retain(|order, row| !changes.cancelled.contains(order) || !row.progress.cancelled);
+        let waited = (older.iter())
+            .filter(|(_, row)| row.progress.waiting > 0)
+            .map(|(order, _)| *order)
+            .collect();
         for (order, row) in &mut older {
+            let (waiting, reserved) = released.get(order).copied().unwrap_or_default();
+            row.progress
+                .release(waiting, reserved)
+                .map_err(StoreError::other)?;
             if changes.cancelled.contains(order) {
                 row.progress.cancel();
             } else {
@@ -264,6 +333,8 @@ impl Outcome {
         Ok(Self {
             placed,
             older,
+            waited,
+            released,
             versions: BTreeMap::new(),
         })
     }
@@ -329,6 +400,8 @@ impl Outcome {
             }
             let news = if row.progress.cancelled {
                 News::Released
+            } else if row.progress.waiting == 0 && row.progress.reserved == 0 {
+                News::UnitsReleased
             } else if row.progress.waiting == 0 {
                 News::Allocated
             } else {
@@ -339,14 +412,18 @@ impl Outcome {
             told.push(announce(placed.order, row, 1, news));
         }
         for (order, row) in &self.older {
-            let news = if row.progress.cancelled {
-                News::Released
-            } else if row.progress.waiting == 0 {
-                News::Allocated
-            } else {
+            let progress = row.progress;
+            let version = self.versions[order];
+            if progress.cancelled {
+                told.push(announce(*order, row, version, News::Released));
                 continue;
-            };
-            told.push(announce(*order, row, self.versions[order], news));
+            }
+            if self.released.contains_key(order) {
+                told.push(announce(*order, row, version, News::UnitsReleased));
+            }
+            if progress.waiting == 0 && progress.reserved > 0 && self.waited.contains(order) {
+                told.push(announce(*order, row, version, News::Allocated));
+            }
         }
         told
     }
@@ -363,7 +440,7 @@ fn missing<'a>(
         *given.entry(take.line).or_default() += take.units;
     }
     goods(placed).filter_map(move |(line_no, line)| {
-        let units = line.units - given.get(&line.line).copied().unwrap_or_default();
+        let units = line.wanted() - given.get(&line.line).copied().unwrap_or_default();
         (units > 0).then(|| {
             (
                 line_no,

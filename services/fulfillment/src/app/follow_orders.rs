@@ -12,6 +12,7 @@ use waybill_kernel::id::{LineId, MerchantId, OrderId};
 use waybill_store::StoreError;
 
 use super::allot::{self, Changes, Settled};
+use crate::domain::release::Cancelled;
 use crate::domain::stock::Sku;
 use crate::store::projection::{self, PlacedOrder};
 use crate::store::stock;
@@ -31,6 +32,8 @@ pub struct Facts {
     pub versions: BTreeMap<OrderId, i64>,
     /// Cancelled orders.
     pub cancelled: BTreeSet<OrderId>,
+    /// Cancelled units of orders that go on.
+    pub units_cancelled: BTreeMap<(OrderId, LineId), Cancelled>,
     /// Units that came back and are to be sold again.
     pub returned: BTreeMap<(OrderId, LineId), i64>,
 }
@@ -52,7 +55,11 @@ impl Facts {
     /// # Errors
     /// As the database answers.
     pub async fn react(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
-        if self.placed.is_empty() && self.cancelled.is_empty() && self.returned.is_empty() {
+        if self.placed.is_empty()
+            && self.cancelled.is_empty()
+            && self.units_cancelled.is_empty()
+            && self.returned.is_empty()
+        {
             return Ok(Settled::default());
         }
         let skus = self.skus(conn).await?;
@@ -60,6 +67,7 @@ impl Facts {
         let changes = Changes {
             placed: &self.placed,
             cancelled: self.cancelled.clone(),
+            units_cancelled: self.units_cancelled.clone(),
             returned: self.returned.clone(),
         };
         allot::settle(conn, &locked, &changes, now).await
@@ -71,6 +79,7 @@ impl Facts {
             .cancelled
             .iter()
             .copied()
+            .chain(self.units_cancelled.keys().map(|(order, _)| *order))
             .chain(self.returned.keys().map(|(order, _)| *order))
             .collect();
         let older: Vec<OrderId> = older.into_iter().collect();

@@ -14,6 +14,7 @@
 
 pub mod allocation;
 pub mod progress;
+pub mod release;
 pub mod restock;
 pub mod shipment;
 pub mod shipping;

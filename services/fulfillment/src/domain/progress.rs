@@ -17,7 +17,7 @@ pub struct Progress {
     pub reserved: i64,
     /// Handed to a carrier.
     pub shipped: i64,
-    /// Let go because the order was cancelled.
+    /// Let go because they were cancelled.
     pub released: i64,
     /// Of the shipped ones, those that the customer has.
     pub delivered: i64,
@@ -109,6 +109,19 @@ impl Progress {
     /// When fewer are delivered.
     pub fn undeliver(&mut self, units: i64) -> Result<(), ProgressError> {
         take(&mut self.delivered, units, "take back", "delivered")
+    }
+
+    /// Waiting and reserved units were cancelled and are let go of.
+    ///
+    /// # Errors
+    /// When fewer wait or are reserved; nothing has changed then.
+    pub fn release(&mut self, waiting: i64, reserved: i64) -> Result<(), ProgressError> {
+        let mut after = *self;
+        take(&mut after.waiting, waiting, "release", "waiting")?;
+        take(&mut after.reserved, reserved, "release", "reserved")?;
+        after.released += waiting + reserved;
+        *self = after;
+        Ok(())
     }
 
     /// The order was cancelled: what has not shipped is let go.
@@ -208,6 +221,7 @@ mod tests {
         Ship(i64),
         Deliver(i64),
         Undeliver(i64),
+        Release(i64, i64),
         Cancel,
     }
 
@@ -217,6 +231,7 @@ mod tests {
             (-1..6_i64).prop_map(Move::Ship),
             (-1..6_i64).prop_map(Move::Deliver),
             (-1..6_i64).prop_map(Move::Undeliver),
+            (-1..4_i64, -1..4_i64).prop_map(|(waiting, reserved)| Move::Release(waiting, reserved)),
             Just(Move::Cancel),
         ]
     }
@@ -233,6 +248,7 @@ mod tests {
                     Move::Ship(n) => order.ship(n).is_err(),
                     Move::Deliver(n) => order.deliver(n).is_err(),
                     Move::Undeliver(n) => order.undeliver(n).is_err(),
+                    Move::Release(w, r) => order.release(w, r).is_err(),
                     Move::Cancel => { order.cancel(); false }
                 };
                 if refused {

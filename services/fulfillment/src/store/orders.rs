@@ -13,6 +13,7 @@ use super::stock::{LockedSkus, StockKey};
 use super::touched;
 use crate::domain::allocation::Take;
 use crate::domain::progress::Progress;
+use crate::domain::release::Held;
 use crate::domain::shipment::Allocation;
 use crate::domain::shipping::Reservation;
 use crate::domain::stock::Sku;
@@ -325,6 +326,77 @@ pub async fn reserved_by(
         .into_iter()
         .map(|(merchant, sku, location, units)| ((merchant.into(), Sku::known(sku), location.into()), units))
         .collect())
+}
+
+/// What is reserved for these lines, with the stock it is part of.
+pub async fn held_by(
+    conn: &mut PgConnection,
+    _locked: &LockedSkus,
+    lines: &[(OrderId, LineId)],
+) -> Result<Vec<(Held, StockKey)>, StoreError> {
+    let (orders, ids): (Vec<Uuid>, Vec<Uuid>) = lines
+        .iter()
+        .map(|(order, line)| (order.uuid(), line.uuid()))
+        .unzip();
+    let rows: Vec<(Uuid, Uuid, Uuid, i32, i64, Uuid, String)> = sqlx::query_as(
+        "SELECT r.order_id, r.line_id, r.location_id, p.priority, r.units, r.merchant_id, r.sku
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS k (order_id, line_id)
+         JOIN reservations r USING (order_id, line_id)
+         JOIN locations p USING (location_id)",
+    )
+    .bind(orders)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(order, line, location, priority, units, merchant, sku)| {
+            let held = Held {
+                order: order.into(),
+                line: line.into(),
+                location: location.into(),
+                priority,
+                units,
+            };
+            (held, (merchant.into(), Sku::known(sku), location.into()))
+        })
+        .collect())
+}
+
+/// Takes units out of reservations: (order, line, location, units).
+pub async fn give_back(
+    conn: &mut PgConnection,
+    _locked: &LockedSkus,
+    units: &[(OrderId, LineId, LocationId, i64)],
+) -> Result<(), StoreError> {
+    if units.is_empty() {
+        return Ok(());
+    }
+    let rows: i64 = sqlx::query_scalar(
+        "WITH back AS (SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
+                           AS b (order_id, line_id, location_id, units)),
+         gone AS (DELETE FROM reservations r USING back b
+                  WHERE (r.order_id, r.line_id, r.location_id) = (b.order_id, b.line_id, b.location_id)
+                    AND r.units = b.units
+                  RETURNING 1),
+         less AS (UPDATE reservations r SET units = r.units - b.units FROM back b
+                  WHERE (r.order_id, r.line_id, r.location_id) = (b.order_id, b.line_id, b.location_id)
+                    AND r.units > b.units
+                  RETURNING 1)
+         SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM less)",
+    )
+    .bind(units.iter().map(|(order, ..)| order.uuid()).collect::<Vec<_>>())
+    .bind(units.iter().map(|(_, line, ..)| line.uuid()).collect::<Vec<_>>())
+    .bind(
+        units
+            .iter()
+            .map(|(_, _, location, _)| location.uuid())
+            .collect::<Vec<_>>(),
+    )
+    .bind(units.iter().map(|(.., units)| *units).collect::<Vec<_>>())
+    .fetch_one(conn)
+    .await?;
+    touched(units.len(), rows.unsigned_abs(), "a reservation")
 }
 
 /// Lets go of everything that orders have reserved or wait for.

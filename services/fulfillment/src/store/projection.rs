@@ -42,6 +42,16 @@ pub struct PlacedLine {
     pub units: i64,
     /// Nothing is shipped.
     pub digital: bool,
+    /// Units that were cancelled before the order was taken in.
+    pub cancelled: i64,
+}
+
+impl PlacedLine {
+    /// Units that are still wanted.
+    #[must_use]
+    pub fn wanted(&self) -> i64 {
+        self.units - self.cancelled
+    }
 }
 
 /// A line of a known order.

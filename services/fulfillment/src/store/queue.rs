@@ -141,7 +141,32 @@ pub async fn join(
     Ok(())
 }
 
-/// Takes units out of the queue that were given.
+/// How many units of these lines wait.
+pub async fn waiting(
+    conn: &mut PgConnection,
+    _locked: &LockedSkus,
+    lines: &[(OrderId, LineId)],
+) -> Result<BTreeMap<(OrderId, LineId), i64>, StoreError> {
+    let (orders, ids): (Vec<Uuid>, Vec<Uuid>) = lines
+        .iter()
+        .map(|(order, line)| (order.uuid(), line.uuid()))
+        .unzip();
+    let rows: Vec<(Uuid, Uuid, i64)> = sqlx::query_as(
+        "SELECT b.order_id, b.line_id, b.units
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS k (order_id, line_id)
+         JOIN backorders b USING (order_id, line_id)",
+    )
+    .bind(orders)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(order, line, units)| ((order.into(), line.into()), units))
+        .collect())
+}
+
+/// Takes units out of the queue that were given or cancelled.
 pub async fn serve(
     conn: &mut PgConnection,
     _locked: &LockedSkus,

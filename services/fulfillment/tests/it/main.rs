@@ -5,6 +5,7 @@
 
 mod allocation;
 mod backbone;
+mod cancelled_units;
 mod holds;
 mod plans;
 mod requests;

@@ -67,7 +67,7 @@ pub async fn recount(pool: &PgPool) -> anyhow::Result<Books> {
                    WHERE (h.order_id, s.line_id) = (l.order_id, l.line_id)) places
          ) p
          WHERE CASE WHEN l.digital THEN p.units <> 0
-                    WHEN f.cancelled THEN p.units > l.units
+                    WHEN f.released > 0 THEN p.units > l.units
                     ELSE p.units <> l.units END",
     )
     .fetch_all(pool)

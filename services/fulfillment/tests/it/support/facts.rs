@@ -5,7 +5,9 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use prost::{Message, Name};
 use waybill_events::{Event, Position};
-use waybill_kernel::id::{EventId, HoldId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId};
+use waybill_kernel::id::{
+    CancellationId, EventId, HoldId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId,
+};
 use waybill_kernel::partition::partition_of;
 use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as refund;
@@ -117,6 +119,25 @@ impl Order {
 
     pub fn cancelled(&self, version: i64) -> Event {
         self.event("order", version, &self.cancelled_message())
+    }
+
+    /// Units of lines by index were cancelled.
+    pub fn units_cancelled(&self, lines: &[(usize, i32)], restock: bool, version: i64) -> Event {
+        let line = |(index, quantity): &(usize, i32)| order::CancelledLine {
+            line_id: self.line_id(*index),
+            sku: self.lines[*index].sku.clone(),
+            first_unit: 1,
+            quantity: *quantity,
+            ..order::CancelledLine::default()
+        };
+        let message = order::OrderLinesCancelled {
+            order_id: self.id.to_string(),
+            cancellation_id: CancellationId::generate().to_string(),
+            restock,
+            lines: lines.iter().map(line).collect(),
+            ..order::OrderLinesCancelled::default()
+        };
+        self.event("order", version, &message)
     }
 
     pub fn held(&self, hold: HoldId, version: i64) -> Event {
