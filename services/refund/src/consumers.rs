@@ -5,6 +5,7 @@
 //! | `order.OrderPlaced` | order and lines with their frozen cuts; entry `sale` |
 //! | `order.PaymentRecorded` of a capture | payment with its balance; entry `capture`; after a cancellation a job that pays it back |
 //! | `order.OrderCancelled` | note of it; a job that pays everything back |
+//! | `order.OrderLinesCancelled` | a job that pays back what was captured for exactly these units |
 //! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
 //! | any other of the order's | the version that was seen |
 //!
@@ -16,15 +17,18 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
-use waybill_kernel::id::{EntryId, LineId, OrderId, PaymentId, ShipmentId};
+use waybill_kernel::id::{CancellationId, EntryId, LineId, OrderId, PaymentId, ShipmentId};
 use waybill_kernel::money::Currency;
 use waybill_kernel::slots::LineCut;
 use waybill_kernel::time;
 use waybill_proto::waybill::fulfillment::v1::{LineQuantity, ShipmentDelivered, ShipmentShipped};
-use waybill_proto::waybill::order::v1::{OrderCancelled, OrderPlaced, PaymentRecorded, PlacedTax};
+use waybill_proto::waybill::order::v1::{
+    CancelledLine, OrderCancelled, OrderLinesCancelled, OrderPlaced, PaymentRecorded, PlacedTax,
+};
 
 use crate::domain::book::{LineKind, Tenant};
 use crate::domain::journal::{self, Entry, Posting};
+use crate::domain::units::Run;
 use crate::store;
 use crate::store::fold::{Captured, PlacedLine, PlacedOrder, Shipped, Touched};
 use crate::workers;
@@ -110,6 +114,15 @@ impl Fold for RefundFold {
             if event.is::<OrderCancelled>() {
                 let job = workers::cancelled_job(tenant(event)?, event.key.into(), None);
                 reaction.enqueue(job.traceparent(event.traceparent.clone()));
+            } else if let Some(cancelled) = event.as_a::<OrderLinesCancelled>()? {
+                let cancellation: CancellationId = parse("cancellation_id", &cancelled.cancellation_id)?;
+                let job = workers::units_job(
+                    tenant(event)?,
+                    event.key.into(),
+                    cancellation,
+                    &units_of(&cancelled)?,
+                );
+                reaction.enqueue(job.traceparent(event.traceparent.clone()));
             } else if let Some(recorded) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
                 late.push((event, recorded));
             }
@@ -191,6 +204,28 @@ impl Batch {
         batch.shipped = shipped.into_values().collect();
         Ok(batch)
     }
+}
+
+/// The units that an event names, per line.
+fn units_of(cancelled: &OrderLinesCancelled) -> Result<Vec<(LineId, Run)>, FoldError> {
+    let units = |line: &CancelledLine| {
+        let last = line
+            .first_unit
+            .checked_add(line.quantity - 1)
+            .filter(|_| line.first_unit >= 1 && line.quantity >= 1);
+        let last = last.ok_or_else(|| {
+            FoldError::Poison(format!(
+                "{} units from unit {} on of a line",
+                line.quantity, line.first_unit
+            ))
+        })?;
+        let run = Run {
+            first: line.first_unit,
+            last,
+        };
+        Ok((parse("line_id", &line.line_id)?, run))
+    };
+    cancelled.lines.iter().map(units).collect()
 }
 
 fn touch(touched: &mut BTreeMap<Uuid, Touched>, event: &Event, cancelled_at: Option<DateTime<Utc>>) {

@@ -37,7 +37,7 @@ use crate::app::Core;
 pub use crate::config::Config;
 use crate::consumers::RefundFold;
 use crate::effects::Payouts;
-use crate::workers::{Cashier, PayCancelled, Resolve, Submit};
+use crate::workers::{Cashier, PayCancelled, PayUnits, Resolve, Submit};
 
 /// The service's name: its schema and its role.
 pub const NAME: &str = "refund";
@@ -102,6 +102,13 @@ impl App {
                 .effects(effects)
                 .work(Submit(cashier.clone()), jobs)
                 .work(Resolve(cashier), jobs)
+                .work(
+                    PayUnits {
+                        db: db.clone(),
+                        core: core.clone(),
+                    },
+                    jobs,
+                )
                 .work(PayCancelled { db, core }, jobs)
                 .rpc(api);
             Ok(Self { service })

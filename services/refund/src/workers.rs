@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `refund.submit` | hands an attempt of a leg to its provider |
 //! | `refund.resolve` | asks a provider what came of an attempt: after a time-out, and while it works on it |
+//! | `refund.lines_cancelled` | pays back what was captured for cancelled units |
 //! | `refund.order_cancelled` | pays back what was captured for a cancelled order |
 //!
 //! A call is made in three steps, and a crash between any two of them pays once:
@@ -15,6 +16,8 @@
 //! A job that finds its leg SUBMITTED or UNKNOWN was interrupted after step 1: it looks the refund up first, and repeats
 //! the call, with the same key, only when the provider has nothing of it and either still knows the key or had time to
 //! finish what may have been on its way.
+
+mod units;
 
 use std::time::Duration;
 
@@ -30,6 +33,7 @@ use waybill_rpc::fault::Fault as _;
 use waybill_store::jobs::{Done, Job, JobError, JobHandler, NewJob};
 use waybill_store::{Db, RetryClass as _, StoreError};
 
+pub use self::units::{LINES_CANCELLED, PayUnits, units_job};
 use crate::app::apply_word::{About, ApplyWord};
 use crate::app::begin_call::{BeginCall, Call, FollowUp, Turn};
 use crate::app::cancelled_order::CancelledOrder;

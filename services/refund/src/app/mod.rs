@@ -8,6 +8,7 @@ pub mod apply_word;
 pub mod approve_refund;
 pub mod begin_call;
 pub mod cancelled_order;
+pub mod cancelled_units;
 pub mod create_refund;
 pub mod decide_return;
 pub mod publish_policy;

@@ -1,7 +1,7 @@
 //! Puts a refund together: which units, which amounts, over which payments.
 //!
-//! Three occasions: a return whose units were named when it was requested, a call that pays back without a return, and
-//! an order that was cancelled. All end in a [`Plan`] whose components and parts sum to the same amount, and none can
+//! Four occasions: a return whose units were named when it was requested, a call that pays back without a return, units that
+//! were cancelled, and an order that was cancelled. All end in a [`Plan`] whose components and parts sum to the same amount, and none can
 //! promise more than the order and each payment have left. Storing it is not done here.
 
 use waybill_kernel::id::{LegId, LineId, PaymentId};
@@ -190,6 +190,41 @@ pub fn for_cancellation(book: &Book) -> Result<Plan, Refusal> {
         1.. => components.push(bare(ComponentKind::Overpaid, difference)),
     }
     plan(book, components)
+}
+
+/// Plans the refund of cancelled units of an order that goes on: those of them that are free.
+///
+/// What was captured beyond what the rest of the order still owes goes back; what was never paid of the units is a negative
+/// component. An amount of 0 means that there is nothing to pay, no component that there is nothing to take either.
+pub fn for_cancelled_units(book: &Book, units: &[(LineId, UnitSet)]) -> Result<Plan, Refusal> {
+    let mut components = Vec::with_capacity(units.len() + 1);
+    for (index, (line_id, named)) in units.iter().enumerate() {
+        let line = book.line(LineKind::Goods, *line_id).ok_or(Refusal::UnknownLine {
+            index,
+            line_id: *line_id,
+        })?;
+        let free = line.free();
+        let both = free.minus(&free.minus(named));
+        if !both.is_empty() {
+            components.push(pays(ComponentKind::Line, line, both));
+        }
+    }
+    let worth = sum(&components);
+    let rest = book.still_owed() - worth;
+    let amount = (book.balance.refundable() - rest).clamp(0, worth);
+    if amount < worth {
+        components.push(bare(ComponentKind::Unpaid, amount - worth));
+    }
+    if amount > 0 {
+        return plan(book, components);
+    }
+    let tax = components.iter().map(|part| part.tax).sum();
+    Ok(Plan {
+        components,
+        parts: Vec::new(),
+        amount: 0,
+        tax,
+    })
 }
 
 /// Plans the refund of money that came in for an order after it was cancelled.

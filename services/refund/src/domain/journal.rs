@@ -5,6 +5,7 @@
 //! | `sale` | receivable | sales, shipping income, tax payable |
 //! | `capture` | clearing of the provider | receivable |
 //! | `sale_cancelled` | sales returns, shipping income, tax payable | receivable |
+//! | `sale_lines_cancelled` | sales returns, tax payable | receivable |
 //! | `sale_returned` | sales returns, shipping income, tax payable | fee income, receivable |
 //! | `refund_accrued` | sales returns, shipping income, tax payable, goodwill, receivable | fee income, receivable, refunds payable |
 //! | `refund_paid` | refunds payable | clearing of the provider |

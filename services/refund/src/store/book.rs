@@ -146,7 +146,8 @@ async fn with_contents(
               WHERE l.order_id = $1) AS lines,
              (SELECT coalesce(json_agg(json_build_object(
                   'line_id', c.line_id, 'first', lower(c.units), 'end', upper(c.units), 'money', c.money,
-                  'goods', c.goods, 'paid_by_refund', c.refund_id IS NOT NULL)), '[]')
+                  'goods', c.goods,
+                  'paid_by_refund', c.refund_id IS NOT NULL OR c.cancellation_id IS NOT NULL)), '[]')
               FROM unit_claims c WHERE c.order_id = $1 AND (c.money OR c.goods)) AS claims,
              (SELECT coalesce(json_agg(json_build_object(
                   'payment_id', p.payment_id, 'provider', p.provider, 'captured', p.captured,

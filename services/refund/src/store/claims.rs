@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgRange;
 use uuid::Uuid;
-use waybill_kernel::id::{LineId, OrderId, RefundId, ReturnId};
+use waybill_kernel::id::{CancellationId, LineId, OrderId, RefundId, ReturnId};
 use waybill_store::StoreError;
 
 use crate::domain::units::UnitSet;
@@ -53,6 +53,36 @@ pub async fn take(
     .bind(quantities)
     .bind(units)
     .bind(goods)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes units that were cancelled before anybody had paid for them: no refund will.
+pub async fn take_unpaid(
+    conn: &mut PgConnection,
+    order_id: OrderId,
+    cancellation_id: CancellationId,
+    claims: &[Claim<'_>],
+) -> Result<(), StoreError> {
+    let (mut lines, mut quantities, mut units) = (Vec::new(), Vec::new(), Vec::new());
+    for claim in claims {
+        for run in claim.units.runs() {
+            lines.push(claim.line_id.uuid());
+            quantities.push(claim.quantity);
+            units.push(PgRange::from(run.first..run.last + 1));
+        }
+    }
+    sqlx::query(
+        "INSERT INTO unit_claims (order_id, line_id, quantity, units, cancellation_id, money, goods)
+         SELECT $1, c.line_id, c.quantity, c.units, $2, true, false
+         FROM UNNEST($3::uuid[], $4::integer[], $5::int4range[]) AS c (line_id, quantity, units)",
+    )
+    .bind(order_id.uuid())
+    .bind(cancellation_id.uuid())
+    .bind(lines)
+    .bind(quantities)
+    .bind(units)
     .execute(conn)
     .await?;
     Ok(())

@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod bench;
+mod cancelled_units;
 mod fold;
 mod histories;
 mod legs;
