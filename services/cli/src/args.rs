@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and the help that teaches it.
 
+mod changes;
 mod consumers;
 mod events;
 mod jobs;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use changes::{AddressArgs, CancelArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
 pub use events::{EventsCommand, WantedArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
@@ -56,7 +58,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Run one service in this process, exactly as its own binary does.
     Serve(ServeArgs),
-    /// Import, list, read, cancel and watch orders.
+    /// Import, list, read, change, hold, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
     /// Ship orders, record what carriers say, look at stock.
@@ -272,15 +274,14 @@ pub enum OrdersCommand {
     Get(OrderRef),
     /// What happened to an order, from all services.
     Timeline(OrderRef),
-    /// Cancel an order of which nothing has shipped.
-    Cancel {
-        /// Which.
-        #[command(flatten)]
-        order: OrderRef,
-        /// Why.
-        #[arg(long)]
-        reason: String,
-    },
+    /// Change contact, address, note, tags or attributes of an order.
+    Update(UpdateArgs),
+    /// Stop an order: nothing of it ships until it is released.
+    Hold(HoldArgs),
+    /// Let a held order go on.
+    Release(ReleaseArgs),
+    /// Cancel an order of which nothing has shipped, or units that have not.
+    Cancel(CancelArgs),
     /// Print every change as it happens, until Ctrl-C.
     Watch {
         /// Begin with the first change there is.

@@ -1,6 +1,7 @@
-//! Operator commands: one file a service, each a thin walk from arguments over gRPC to a table or JSON.
+//! Operator commands: one file a service (orders have two), each a thin walk from arguments over gRPC to a table or JSON.
 
 pub mod analytics;
+mod changes;
 pub mod consumers;
 pub mod events;
 mod followers;

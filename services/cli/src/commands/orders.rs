@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use waybill_proto::waybill::order::v1::{
-    CancelOrderRequest, FulfillmentStatus, GetOrderResponse, GetTimelineRequest, ListOrdersRequest,
+    FulfillmentStatus, GetOrderResponse, GetTimelineRequest, HoldReason, ListOrdersRequest,
     ListOrdersResponse, Order, OrderStatus, PaymentStatus, ReturnStatus, WatchOrdersRequest,
 };
 
+use super::changes;
 use crate::args::OrdersCommand;
 use crate::import;
 use crate::intake::{self, Payments};
@@ -37,27 +38,10 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
             Ok(())
         }
         OrdersCommand::Timeline(reference) => timeline(session, &reference.order, json).await,
-        OrdersCommand::Cancel { order, reason } => {
-            let order = session.order(&order.order).await?;
-            let request = CancelOrderRequest {
-                merchant_id: session.merchant_id.clone(),
-                store_id: session.store_id.clone(),
-                request_id: super::request_id(),
-                order_id: order.order_id,
-                reason,
-                etag: order.etag,
-            };
-            let answer = session.orders()?.cancel_order(request).await?.into_inner();
-            if json {
-                return output::json(&answer);
-            }
-            show(
-                &answer
-                    .order
-                    .context("the order service answered without an order")?,
-            );
-            Ok(())
-        }
+        OrdersCommand::Update(args) => changes::update(session, args, json).await,
+        OrdersCommand::Hold(args) => changes::hold(session, args, json).await,
+        OrdersCommand::Release(args) => changes::release(session, args, json).await,
+        OrdersCommand::Cancel(args) => changes::cancel(session, args, json).await,
         OrdersCommand::Watch { from_start } => watch(session, from_start, json).await,
     }
 }
@@ -168,7 +152,8 @@ async fn list(session: &Session, limit: i32, status: Option<&str>, json: bool) -
     Ok(())
 }
 
-fn show(order: &Order) {
+/// Prints an order.
+pub(super) fn show(order: &Order) {
     let totals = order.totals.clone().unwrap_or_default();
     line(format!("order {}  {}", order.number, order.order_id));
     line(format!(
@@ -198,14 +183,33 @@ fn show(order: &Order) {
             "RETURN_STATUS"
         ),
     ));
+    for hold in order.holds.iter().filter(|hold| hold.released_at.is_none()) {
+        let reason = HoldReason::try_from(hold.reason).unwrap_or_default();
+        line(format!(
+            "held since {} for {} {} {}",
+            time(hold.held_at.as_ref()),
+            word(reason.as_str_name(), "HOLD_REASON"),
+            hold.hold_id,
+            hold.note
+        ));
+    }
     line(
         table(
-            &["sku", "title", ">quantity", ">unit price", ">net", ">total"],
+            &[
+                "sku",
+                "title",
+                ">quantity",
+                ">cancelled",
+                ">unit price",
+                ">net",
+                ">total",
+            ],
             order.lines.iter().map(|item| {
                 [
                     item.sku.clone(),
                     item.title.clone(),
                     item.quantity.to_string(),
+                    item.cancelled_quantity.to_string(),
                     money(item.unit_price.as_ref()),
                     money(item.net.as_ref()),
                     money(item.total.as_ref()),
@@ -223,6 +227,7 @@ fn show(order: &Order) {
                 ("shipping", totals.shipping),
                 ("tax", totals.tax),
                 ("total", totals.total),
+                ("cancelled", order.cancelled.clone()),
                 ("captured", order.captured.clone()),
                 ("refunded", order.refunded.clone()),
             ]
