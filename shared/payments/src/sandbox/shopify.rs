@@ -90,6 +90,11 @@ impl ShopifySandbox {
         self.shop.state().throttled = true;
     }
 
+    /// Turns the next refund down, whatever it is.
+    pub fn refuse_next(&self) {
+        self.shop.state().refuses = true;
+    }
+
     /// Settles the transactions that are pending.
     pub fn settle(&self, succeeded: bool) {
         let status = if succeeded { "SUCCESS" } else { "FAILURE" };
@@ -139,6 +144,7 @@ struct Books {
     orders: BTreeMap<u64, Order>,
     keys: HashMap<String, Key>,
     throttled: bool,
+    refuses: bool,
 }
 
 #[derive(Debug)]
@@ -311,6 +317,9 @@ impl Books {
             Some(Fault::Failed { .. }) => "FAILURE",
             _ => "SUCCESS",
         };
+        if std::mem::take(&mut self.refuses) {
+            return Err("The order cannot be refunded now");
+        }
         let (refund, numbers) = (self.number(), [self.number(), self.number(), self.number()]);
         let order = self
             .orders

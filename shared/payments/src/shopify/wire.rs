@@ -231,6 +231,12 @@ pub(super) fn created<T>(made: Option<T>, errors: &[UserError]) -> Result<T, Pro
 fn user_error(error: &UserError) -> ProviderError {
     let code = error.code.as_deref().unwrap_or_default().to_ascii_lowercase();
     let words = error.message.to_ascii_lowercase();
+    // The key is bound to a call that failed, and this was the same call: nothing was made, and nothing will be.
+    if code == "idempotency_previous_attempt_failed"
+        || (words.contains("previous attempt") && words.contains("failed"))
+    {
+        return ProviderError::refused("previous_attempt_failed", "an earlier call with this key failed");
+    }
     if code.starts_with("idempotency") || words.contains("idempoten") || words.contains("in progress") {
         return ProviderError::unknown(if code.is_empty() {
             "idempotency_conflict".to_owned()
@@ -356,6 +362,15 @@ mod tests {
             error("This request is currently in progress, please try again.", None),
         ];
         assert!(unknown.iter().all(|error| !error.surely_did_nothing()));
+        let known = [
+            error("", Some("IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED")),
+            error("The previous attempt with this idempotency key failed.", None),
+        ];
+        assert!(
+            known
+                .iter()
+                .all(|error| error.reason() == "previous_attempt_failed" && error.surely_did_nothing())
+        );
         assert_eq!(
             error("Refund amount is too high", None),
             ProviderError::refused("user_error", "Refund amount is too high")

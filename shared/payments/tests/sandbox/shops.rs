@@ -52,6 +52,32 @@ async fn shopify_keys_pay_once_and_tell_other_parameters() -> anyhow::Result<()>
 }
 
 #[tokio::test]
+async fn a_key_whose_first_call_failed_is_over() -> anyhow::Result<()> {
+    let shop = ShopifySandbox::start(clock().shared()).await?;
+    let (payment, provider) = (shop.paid(eur(10_000)), shop.provider(LONG)?);
+    let request = refund_of(&payment, eur(700));
+    // The order's transactions cannot say no to this refund; the shop does, and the answer is lost.
+    shop.refuse_next();
+    shop.inject(Fault::CutAfter);
+    let error = provider.refund(&request).await.expect_err("nobody heard it");
+    assert_eq!(error, ProviderError::unknown("connection_lost"));
+    assert_eq!(provider.find_refund(&request).await?, None);
+    let error = provider.refund(&request).await.expect_err("the key is bound");
+    assert!(
+        matches!(&error, ProviderError::Refused { reason, .. } if reason == "previous_attempt_failed"),
+        "{error}"
+    );
+    // Another attempt has another key.
+    let again = RefundRequest {
+        idempotency_key: format!("{}:2", request.leg_id),
+        ..request
+    };
+    provider.refund(&again).await?;
+    assert_eq!(shop.moved(&payment, "REFUND"), 700);
+    Ok(())
+}
+
+#[tokio::test]
 async fn shopify_refunds_are_what_their_transactions_are() -> anyhow::Result<()> {
     let shop = ShopifySandbox::start(clock().shared()).await?;
     let (payment, provider) = (shop.paid(eur(10_000)), shop.provider(LONG)?);
