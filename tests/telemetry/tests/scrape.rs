@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use waybill_e2e::orders::{line, money, order};
 use waybill_e2e::shop::Shop;
-use waybill_e2e::wait;
+use waybill_e2e::{patient, wait};
+use waybill_proto::waybill::jobs::v1::HoldJobsRequest;
 use waybill_runtime::telemetry::{LogFormat, TelemetryConfig, init};
 use waybill_telemetry_tests::scrape::{Asked, Documented, Page, asked, documented, instruments};
 
@@ -105,11 +106,30 @@ async fn a_scrape_holds_what_is_documented_and_what_alerts_ask_for() -> anyhow::
     let address = guard.metrics_addr().context("it listens")?;
     let shop = Shop::open().await?;
     shop.stock([("MUG", 20)]).await?;
+    let mut first = None;
     for number in 1..=4 {
         let name = format!("X{number}");
-        shop.place(order(&name, "GBP", vec![line("MUG", 2, money("GBP", 995))]))
+        let placed = shop
+            .place(order(&name, "GBP", vec![line("MUG", 2, money("GBP", 995))]))
             .await?;
+        first.get_or_insert(placed);
     }
+
+    // A kind of jobs is told of once there is one that is not done, and these are done at once: so one is kept waiting.
+    let first = first.context("four orders")?.order_id;
+    wait::until("a mail for the first order", || async {
+        Ok((!shop.notifications(&first).await?.is_empty()).then_some(()))
+    })
+    .await?;
+    let hold = HoldJobsRequest {
+        request_id: "hold-mails".to_owned(),
+        kinds: vec!["notification.send".to_owned()],
+        reason: "a job has to wait".to_owned(),
+    };
+    let jobs = shop.session.jobs("notification")?;
+    patient!("the mails could not be held", jobs.hold_jobs(hold)).await?;
+    shop.place(order("X5", "GBP", vec![line("MUG", 2, money("GBP", 995))]))
+        .await?;
 
     // Gauges are taken every 15 seconds.
     let complete = wait::until("everything that is documented", || async {
