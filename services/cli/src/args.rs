@@ -275,7 +275,7 @@ pub enum OrdersCommand {
     /// What happened to an order, from all services.
     Timeline(OrderRef),
     /// Change contact, address, note, tags or attributes of an order.
-    Update(UpdateArgs),
+    Update(Box<UpdateArgs>),
     /// Stop an order: nothing of it ships until it is released.
     Hold(HoldArgs),
     /// Let a held order go on.

@@ -38,7 +38,7 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
             Ok(())
         }
         OrdersCommand::Timeline(reference) => timeline(session, &reference.order, json).await,
-        OrdersCommand::Update(args) => changes::update(session, args, json).await,
+        OrdersCommand::Update(args) => changes::update(session, *args, json).await,
         OrdersCommand::Hold(args) => changes::hold(session, args, json).await,
         OrdersCommand::Release(args) => changes::release(session, args, json).await,
         OrdersCommand::Cancel(args) => changes::cancel(session, args, json).await,

@@ -1,4 +1,4 @@
-//! E-30, filtered reads: what is wanted and nothing else, in the log's order, and any answer is a place to go on from.
+//! E-36, filtered reads: what is wanted and nothing else, in the log's order, and any answer is a place to go on from.
 
 use std::sync::Arc;
 
