@@ -151,6 +151,10 @@ not_canned! {
     cancel_order(CancelOrderRequest) -> CancelOrderResponse;
     record_payment(RecordPaymentRequest) -> RecordPaymentResponse;
     get_timeline(GetTimelineRequest) -> GetTimelineResponse;
+    update_order(UpdateOrderRequest) -> UpdateOrderResponse;
+    hold_order(HoldOrderRequest) -> HoldOrderResponse;
+    release_order(ReleaseOrderRequest) -> ReleaseOrderResponse;
+    cancel_order_lines(CancelOrderLinesRequest) -> CancelOrderLinesResponse;
 }
 
 /// The tenant of a test process.
