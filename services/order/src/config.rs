@@ -1,10 +1,16 @@
 //! Settings of the order service: those that all services share, and its own.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use waybill_kernel::check::Violations;
+use waybill_kernel::id::{MerchantId, StoreId};
+use waybill_kernel::money::Currency;
 use waybill_runtime::config::{Secret, Validate};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
+
+use crate::domain::review::{Rulebook, Rules};
 
 /// Settings of the order service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +28,77 @@ pub struct Config {
     pub placing: Placing,
     /// Calls of WatchOrders that this process serves at once. Default 256.
     pub max_watches: usize,
+    /// Orders that are held when they are placed, until a person releases them. Default: none.
+    pub holds: Holds,
+}
+
+/// Which orders are held when they are placed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holds {
+    /// Per currency code, the largest total, in minor units, that is not held: `order_value = { EUR = 100000 }`.
+    pub order_value: BTreeMap<String, i64>,
+    /// Whether an order is held whose invoice goes to another country than its goods.
+    pub country_mismatch: bool,
+    /// Merchants and stores with rules of their own, which replace those above as a whole.
+    pub stores: Vec<StoreHolds>,
+}
+
+/// Which orders of a merchant, or of one store, are held.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreHolds {
+    /// The merchant.
+    pub merchant_id: MerchantId,
+    /// The store; all of the merchant when not set.
+    #[serde(default)]
+    pub store_id: Option<StoreId>,
+    /// As [`Holds::order_value`].
+    #[serde(default)]
+    pub order_value: BTreeMap<String, i64>,
+    /// As [`Holds::country_mismatch`].
+    #[serde(default)]
+    pub country_mismatch: bool,
+}
+
+impl Holds {
+    /// As the rules that placement asks.
+    #[must_use]
+    pub fn rulebook(&self) -> Rulebook {
+        let own = self.stores.iter().map(|of| {
+            let rules = Rules {
+                order_value: of.order_value.clone(),
+                country_mismatch: of.country_mismatch,
+            };
+            ((of.merchant_id, of.store_id), rules)
+        });
+        Rulebook {
+            usual: Rules {
+                order_value: self.order_value.clone(),
+                country_mismatch: self.country_mismatch,
+            },
+            own: own.collect(),
+        }
+    }
+
+    fn validate(&self, violations: &mut Violations) {
+        let limits = |limits: &BTreeMap<String, i64>, field: &str, violations: &mut Violations| {
+            for (code, limit) in limits {
+                violations.require(
+                    Currency::parse(code).is_ok() && *limit >= 0,
+                    field,
+                    format!("{code} = {limit}; give a currency of ISO 4217 and 0 or more of its minor units"),
+                );
+            }
+        };
+        limits(&self.order_value, "holds.order_value", violations);
+        for (index, of) in self.stores.iter().enumerate() {
+            limits(
+                &of.order_value,
+                &format!("holds.stores[{index}].order_value"),
+                violations,
+            );
+        }
+    }
 }
 
 /// How placements share transactions.
@@ -55,6 +132,7 @@ impl Default for Config {
             customer_key: Secret::default(),
             placing: Placing::default(),
             max_watches: 256,
+            holds: Holds::default(),
         }
     }
 }
@@ -62,6 +140,7 @@ impl Default for Config {
 impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
         self.common.validate(violations);
+        self.holds.validate(violations);
         if self.handling_days > 365 {
             violations.push(
                 "handling_days",
@@ -126,7 +205,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n",
+            "handling_days = 366\nmax_watches = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\n",
         );
         for field in [
             "handling_days",
@@ -134,6 +213,7 @@ mod tests {
             "placing.orders",
             "placing.lanes",
             "max_watches",
+            "holds.order_value",
         ] {
             assert!(
                 named.iter().any(|fault| fault.starts_with(&format!("{field}:"))),

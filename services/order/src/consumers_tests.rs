@@ -44,6 +44,7 @@ async fn shop() -> Shop {
         clock: SystemClock::shared(),
         handling_days: 2,
         customers: Customers::new("0123456789abcdef".to_owned().into()),
+        rules: Arc::default(),
         db,
     };
     let fold = OrderFold {

@@ -33,7 +33,7 @@ use waybill_proto::waybill::order::v1::order_service_server::OrderServiceServer;
 use waybill_service::{Service, StartError};
 use waybill_store::Db;
 
-pub use crate::config::{Config, Placing};
+pub use crate::config::{Config, Holds, Placing, StoreHolds};
 pub use crate::error::Error;
 
 use crate::app::{Customers, Intake, Orders, Watch};
@@ -88,6 +88,7 @@ impl App {
                 clock: Arc::clone(&clock),
                 handling_days: config.handling_days,
                 customers: Customers::new(customer_key),
+                rules: Arc::new(config.holds.rulebook()),
             };
             let watch = Arc::clone(&orders.watch);
             // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.

@@ -32,6 +32,7 @@ pub(crate) use self::update::NewDetails;
 pub(crate) use self::watch::{Follower, Start, Watch};
 
 use crate::domain::order::{Order, Tenant};
+use crate::domain::review::Rulebook;
 use crate::domain::state::State;
 use crate::error::Error;
 use crate::store;
@@ -47,6 +48,7 @@ pub(crate) struct Orders {
     pub(crate) clock: time::Shared,
     pub(crate) handling_days: u16,
     pub(crate) customers: Customers,
+    pub(crate) rules: Arc<Rulebook>,
     pub(crate) intake: Intake,
     pub(crate) watch: Arc<Watch>,
 }

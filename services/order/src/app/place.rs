@@ -15,7 +15,7 @@ use tracing::Span;
 use waybill_events::{Log, MAX_PAYLOAD_BYTES, NewEvent};
 use waybill_kernel::check::Violations;
 use waybill_kernel::hash;
-use waybill_kernel::id::{LineId, MerchantId, OrderId};
+use waybill_kernel::id::{HoldId, LineId, MerchantId, OrderId};
 use waybill_proto::waybill::order::v1::OrderPlaced;
 use waybill_store::idempotency::{self, Claim};
 use waybill_store::{RequestKey, StoreError, Tx, UseCase};
@@ -24,11 +24,13 @@ use super::{BELL, Orders};
 use crate::domain::draft::Draft;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::freeze::{Conditions, freeze};
+use crate::domain::hold::Hold;
 use crate::domain::limits;
-use crate::domain::order::{Contact, Order, Source, Tenant};
+use crate::domain::order::{Contact, Order, Source, Tenant, Terms};
 use crate::domain::state::{State, Status};
 use crate::error::Error;
 use crate::events::{self, About, Told};
+use crate::store::holds;
 use crate::store::place::{Placement, Taken, assign_numbers, insert, taken};
 
 /// Room in an event for a number that is assigned later.
@@ -119,15 +121,17 @@ impl Orders {
             .map(|line| i64::from(line.quantity))
             .sum();
         let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
+        let mut state = State::placed(terms.totals.total, to_ship, now);
+        let holds = self.holds(tenant, &terms, &contact, &mut state);
         let order = Order {
             id: OrderId::generate(),
             tenant,
-            state: State::placed(terms.totals.total, to_ship, now),
+            state,
             terms,
             contact: Some(contact),
             attributes: BTreeMap::new(),
             payments: Vec::new(),
-            holds: Vec::new(),
+            holds,
             cancellations: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);
@@ -146,6 +150,26 @@ impl Orders {
             span: Span::current(),
             traceparent: waybill_runtime::telemetry::current_traceparent(),
         })
+    }
+}
+
+impl Orders {
+    /// The holds that the store's rules put an order on. What is at its end at once, a free download, is not held.
+    fn holds(&self, tenant: Tenant, terms: &Terms, contact: &Contact, state: &mut State) -> Vec<Hold> {
+        let found = self.rules.of(tenant).review(terms, contact);
+        let held = found.into_iter().filter(|_| state.hold().is_ok());
+        held.collect::<Vec<_>>()
+            .into_iter()
+            .map(|(reason, rule)| Hold {
+                id: HoldId::generate(),
+                reason,
+                rule: rule.to_owned(),
+                note: String::new(),
+                held_at: state.updated_at,
+                held_version: state.version,
+                released: None,
+            })
+            .collect()
     }
 }
 
@@ -226,6 +250,11 @@ impl PlaceChunk<'_> {
             .into_iter()
             .partition(|n| placed.contains(&n.candidate.order.id));
 
+        let begun: Vec<(Tenant, OrderId, &Hold)> = (placed.iter())
+            .map(|n| &n.candidate.order)
+            .flat_map(|order| order.holds.iter().map(|hold| (order.tenant, order.id, hold)))
+            .collect();
+        holds::insert(tx.conn(), &begun).await?;
         self.find_out(tx, left_out, fates).await?;
         if !placed.is_empty() {
             let events: Vec<NewEvent> = placed.iter().flat_map(|n| n.events.iter().cloned()).collect();
@@ -305,6 +334,8 @@ fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
         Told::new(about, &event, &fact, traceparent)
     };
     let mut told = vec![placed];
+    let held = order.holds.iter().zip(1..);
+    told.extend(held.map(|(hold, open)| events::held(about, hold, open, traceparent)));
     if order.state.status == Status::Completed {
         told.push(events::completed(about, traceparent));
     }
@@ -406,5 +437,10 @@ impl<'a> Fates<'a> {
 /// An order as it was when it was placed.
 pub(super) fn as_placed(order: Order, created_at: DateTime<Utc>) -> Order {
     let placed = State::placed(order.terms.totals.total, order.state.goods.to_ship, created_at);
-    order.at(placed)
+    let mut order = order.at(placed);
+    for _ in 0..order.holds.len() {
+        // They began with it, so it could be held.
+        let _ = order.state.hold();
+    }
+    order
 }

@@ -9,6 +9,7 @@
 //! | [`hold`] | why an order is stopped |
 //! | [`order`] | an order: frozen terms, contact, payments, state |
 //! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
+//! | [`review`] | which orders are held at their placement |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
 //! | [`cancellation`] | which units of lines a cancellation takes, and what they cost |
 //! | [`change`] | what may change after placement, and until when |
@@ -56,5 +57,6 @@ pub mod order;
 pub mod payment;
 pub mod pricing;
 pub mod returns;
+pub mod review;
 pub mod state;
 pub mod tracking;

@@ -121,23 +121,24 @@ const INSERT: &str = "
             order_id, merchant_id, store_id, number, source_system, source_external_id, currency, prices_include_tax,
             subtotal_minor, discounts_minor, shipping_minor, tax_minor, total_minor, discounts, locale, placed_at,
             promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count, created_at,
-            status, units_to_ship, payment_status, fulfillment_status, updated_at, log_generation)
+            status, units_to_ship, payment_status, fulfillment_status, updated_at, open_holds, log_generation)
         SELECT i.order_id, i.merchant_id, i.store_id, i.number, i.source_system, i.source_external_id, i.currency,
                i.prices_include_tax, i.subtotal, i.discounts_sum, i.shipping, i.tax, i.total, i.discounts, i.locale,
                i.placed_at, i.promised_ship_at, i.promised_delivery_at, i.presentment_currency, i.presentment_total,
                i.tags, i.line_count, i.created_at, i.status, i.units_to_ship, i.payment_status, i.fulfillment_status,
-               i.created_at, log.generation
+               i.created_at, i.open_holds, log.generation
         -- One look at the log's generation for the chunk, not one per row. A fenced log takes no event, so the
         -- transaction cannot commit anyway.
         FROM (SELECT log_generation() AS generation) log,
              UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[],
                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::jsonb[], $15::text[],
                     $16::timestamptz[], $17::timestamptz[], $18::timestamptz[], $19::text[], $20::bigint[], $21::jsonb[],
-                    $22::integer[], $23::timestamptz[], $24::text[], $25::bigint[], $26::text[], $27::text[])
+                    $22::integer[], $23::timestamptz[], $24::text[], $25::bigint[], $26::text[], $27::text[],
+                    $77::integer[])
                AS i (order_id, merchant_id, store_id, number, source_system, source_external_id, currency,
                      prices_include_tax, subtotal, discounts_sum, shipping, tax, total, discounts, locale, placed_at,
                      promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count,
-                     created_at, status, units_to_ship, payment_status, fulfillment_status)
+                     created_at, status, units_to_ship, payment_status, fulfillment_status, open_holds)
         -- In one order, so that two chunks with common sources wait for each other but never both ways.
         ORDER BY i.merchant_id, i.store_id, i.source_system, i.source_external_id
         ON CONFLICT DO NOTHING
@@ -197,7 +198,10 @@ pub(crate) async fn insert(
     let query = Shipping::of(placements).bind(query);
     let query = Contacts::of(placements).bind(query);
     let query = Entries::of(entries.map(|(order, entry)| (order.id, order.tenant, entry))).bind(query);
-    let placed: Vec<Uuid> = query.fetch_all(conn).await?;
+    let open_holds: Vec<i32> = (placements.iter())
+        .map(|placement| placement.order.state.holds.cast_signed())
+        .collect();
+    let placed: Vec<Uuid> = query.bind(open_holds).fetch_all(conn).await?;
     Ok(placed.into_iter().map(OrderId::from).collect())
 }
 

@@ -1,16 +1,20 @@
 //! HoldOrder and ReleaseOrder: an order stands still while a hold is open.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use prost::Message as _;
 use tonic::{Code, Status};
 use waybill_kernel::id::ShipmentId;
+use waybill_order::Holds;
 use waybill_proto::waybill::order::v1 as proto;
+use waybill_proto::waybill::r#type::v1::Address;
 use waybill_rpc::fault;
 
 use crate::fold::{delivered, until};
-use crate::harness::start;
+use crate::harness::{start, start_with};
 use crate::house::House;
-use crate::shop::{Shop, bad_fields, order, refusal};
+use crate::shop::{Shop, bad_fields, eur, order, refusal};
 
 impl Shop {
     /// Stops an order.
@@ -215,5 +219,74 @@ async fn a_held_order_is_not_completed_before_it_is_released() -> Result<()> {
         ]
     );
     house.stop().await;
+    Ok(())
+}
+
+/// Rules of the settings hold orders when they are placed, each with a hold of its own, in the placement's transaction.
+#[tokio::test]
+async fn orders_that_fit_a_rule_are_held_when_they_are_placed() -> Result<()> {
+    let service = start_with(|config| {
+        config.holds = Holds {
+            order_value: BTreeMap::from([("EUR".to_owned(), 999)]),
+            country_mismatch: true,
+            ..Holds::default()
+        };
+    })
+    .await;
+    let shop = service.shop();
+    let mut abroad = order("1");
+    abroad.billing_address = abroad.shipping_address.clone().map(|address| Address {
+        country_code: "FR".into(),
+        ..address
+    });
+    let held = shop.try_place("p-1", abroad.clone()).await?;
+    let rules: Vec<(&str, proto::HoldReason)> = held
+        .holds
+        .iter()
+        .map(|hold| (hold.rule.as_str(), hold.reason()))
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            ("order_value", proto::HoldReason::PaymentReview),
+            ("country_mismatch", proto::HoldReason::Address)
+        ]
+    );
+    assert_eq!((held.status(), held.version), (proto::OrderStatus::OnHold, 1));
+    assert_eq!(shop.get(&held.order_id).await?, held);
+
+    // O-13: also after it was released, the placement is answered as it was.
+    let released = shop.release("r-1", &held.order_id, "").await?;
+    assert_eq!(
+        (released.status(), released.version),
+        (proto::OrderStatus::Open, 2)
+    );
+    assert_eq!(shop.try_place("p-1", abroad).await?, held);
+
+    let types: Vec<String> =
+        sqlx::query_scalar("SELECT type FROM event_log WHERE aggregate_version = 1 ORDER BY position")
+            .fetch_all(&mut service.tables().await)
+            .await?;
+    assert_eq!(
+        types,
+        [
+            "waybill.order.v1.OrderPlaced",
+            "waybill.order.v1.OrderHeld",
+            "waybill.order.v1.OrderHeld"
+        ]
+    );
+    assert_eq!(
+        shop.timeline(&held.order_id).await[1].summary,
+        "On hold: review of the payment, by the rule \"order_value\""
+    );
+
+    // What fits no rule is not held.
+    let mut small = order("2");
+    small.lines[0].quantity = 1;
+    small.totals = Some(proto::OrderTotals {
+        total: eur(500),
+        ..proto::OrderTotals::default()
+    });
+    assert_eq!(shop.place(small).await.status(), proto::OrderStatus::Open);
     Ok(())
 }
