@@ -138,6 +138,10 @@ stand_in! {
         cancel_order(order::CancelOrderRequest) -> order::CancelOrderResponse;
         record_payment(order::RecordPaymentRequest) -> order::RecordPaymentResponse;
         get_timeline(order::GetTimelineRequest) -> order::GetTimelineResponse;
+        update_order(order::UpdateOrderRequest) -> order::UpdateOrderResponse;
+        hold_order(order::HoldOrderRequest) -> order::HoldOrderResponse;
+        release_order(order::ReleaseOrderRequest) -> order::ReleaseOrderResponse;
+        cancel_order_lines(order::CancelOrderLinesRequest) -> order::CancelOrderLinesResponse;
     }
 }
 
