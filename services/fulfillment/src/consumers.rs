@@ -62,7 +62,7 @@ impl Fold for Follow {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["orders", "order_lines", "order_payments"]
+        &["orders", "order_lines", "order_payments", "order_holds"]
     }
 
     fn opens(&self, event: &Event) -> bool {

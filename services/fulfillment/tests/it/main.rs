@@ -8,6 +8,7 @@ mod backbone;
 mod cancelled_units;
 mod holds;
 mod plans;
+mod rebuild;
 mod requests;
 mod shipping;
 mod stock;

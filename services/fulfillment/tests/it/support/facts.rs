@@ -122,7 +122,11 @@ impl Order {
     }
 
     /// Units of lines by index were cancelled.
-    pub fn units_cancelled(&self, lines: &[(usize, i32)], restock: bool, version: i64) -> Event {
+    pub fn units_cancelled_message(
+        &self,
+        lines: &[(usize, i32)],
+        restock: bool,
+    ) -> order::OrderLinesCancelled {
         let line = |(index, quantity): &(usize, i32)| order::CancelledLine {
             line_id: self.line_id(*index),
             sku: self.lines[*index].sku.clone(),
@@ -130,35 +134,44 @@ impl Order {
             quantity: *quantity,
             ..order::CancelledLine::default()
         };
-        let message = order::OrderLinesCancelled {
+        order::OrderLinesCancelled {
             order_id: self.id.to_string(),
             cancellation_id: CancellationId::generate().to_string(),
             restock,
             lines: lines.iter().map(line).collect(),
             ..order::OrderLinesCancelled::default()
-        };
-        self.event("order", version, &message)
+        }
     }
 
-    pub fn held(&self, hold: HoldId, version: i64) -> Event {
-        let message = order::OrderHeld {
+    pub fn held_message(&self, hold: HoldId) -> order::OrderHeld {
+        order::OrderHeld {
             order_id: self.id.to_string(),
             hold_id: hold.to_string(),
             reason: "fraud".to_owned(),
             open_holds: 1,
             ..order::OrderHeld::default()
-        };
-        self.event("order", version, &message)
+        }
     }
 
-    pub fn released(&self, hold: HoldId, version: i64) -> Event {
-        let message = order::OrderReleased {
+    pub fn released_message(&self, hold: HoldId) -> order::OrderReleased {
+        order::OrderReleased {
             order_id: self.id.to_string(),
             hold_id: hold.to_string(),
             reason: "fraud".to_owned(),
             open_holds: 0,
-        };
-        self.event("order", version, &message)
+        }
+    }
+
+    pub fn units_cancelled(&self, lines: &[(usize, i32)], restock: bool, version: i64) -> Event {
+        self.event("order", version, &self.units_cancelled_message(lines, restock))
+    }
+
+    pub fn held(&self, hold: HoldId, version: i64) -> Event {
+        self.event("order", version, &self.held_message(hold))
+    }
+
+    pub fn released(&self, hold: HoldId, version: i64) -> Event {
+        self.event("order", version, &self.released_message(hold))
     }
 
     pub fn received(&self, lines: &[(usize, i32, &str)]) -> Event {
