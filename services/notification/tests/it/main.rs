@@ -9,5 +9,6 @@ mod follow_up;
 mod lists;
 mod mails;
 mod planning;
+mod rebuild;
 mod sending;
 mod support;

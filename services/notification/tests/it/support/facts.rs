@@ -225,36 +225,43 @@ impl Facts {
     }
 
     pub fn tracked(&self, status: &str) -> Event {
-        let message = fulfillment::ShipmentStatusChanged {
+        self.event("fulfillment", &self.tracked_message(status))
+    }
+
+    pub fn tracked_message(&self, status: &str) -> fulfillment::ShipmentStatusChanged {
+        fulfillment::ShipmentStatusChanged {
             order_id: self.order.to_string(),
             shipment_id: self.shipment.to_string(),
             status: status.to_owned(),
             ..fulfillment::ShipmentStatusChanged::default()
-        };
-        self.event("fulfillment", &message)
+        }
     }
 
     /// The shipment arrived, and with it all of the order.
     pub fn delivered(&self) -> Event {
-        let message = fulfillment::ShipmentDelivered {
+        self.event("fulfillment", &self.delivered_message())
+    }
+
+    pub fn delivered_message(&self) -> fulfillment::ShipmentDelivered {
+        fulfillment::ShipmentDelivered {
             order_id: self.order.to_string(),
             shipment_id: self.shipment.to_string(),
             order_fully_delivered: true,
             ..fulfillment::ShipmentDelivered::default()
-        };
-        self.event("fulfillment", &message)
+        }
     }
 
     pub fn return_requested(&self) -> Event {
+        self.event("refund", &self.return_requested_message())
+    }
+
+    pub fn return_requested_message(&self) -> refund::ReturnRequested {
         let (order_id, return_id) = self.return_ids();
-        self.event(
-            "refund",
-            &refund::ReturnRequested {
-                order_id,
-                return_id,
-                lines: Vec::new(),
-            },
-        )
+        refund::ReturnRequested {
+            order_id,
+            return_id,
+            lines: Vec::new(),
+        }
     }
 
     pub fn return_approved(&self) -> Event {
@@ -292,15 +299,16 @@ impl Facts {
     }
 
     pub fn refund_created(&self) -> Event {
+        self.event("refund", &self.refund_created_message())
+    }
+
+    pub fn refund_created_message(&self) -> refund::RefundCreated {
         let (order_id, refund_id) = self.refund_ids();
-        self.event(
-            "refund",
-            &refund::RefundCreated {
-                order_id,
-                refund_id,
-                ..refund::RefundCreated::default()
-            },
-        )
+        refund::RefundCreated {
+            order_id,
+            refund_id,
+            ..refund::RefundCreated::default()
+        }
     }
 
     pub fn refund_started(&self) -> Event {
@@ -316,13 +324,16 @@ impl Facts {
     }
 
     pub fn refund_succeeded(&self) -> Event {
+        self.event("refund", &self.refund_succeeded_message())
+    }
+
+    pub fn refund_succeeded_message(&self) -> refund::RefundSucceeded {
         let (order_id, refund_id) = self.refund_ids();
-        let message = refund::RefundSucceeded {
+        refund::RefundSucceeded {
             order_id,
             refund_id,
             ..refund::RefundSucceeded::default()
-        };
-        self.event("refund", &message)
+        }
     }
 
     pub fn refund_failed(&self) -> Event {
