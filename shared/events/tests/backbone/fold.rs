@@ -256,6 +256,8 @@ async fn a_peer_that_is_down_holds_up_its_own_log_only() -> anyhow::Result<()> {
     let order_node = world.producer("order").await?;
     let mut through = world.producer("refund").await?;
     through.append(&some(10)).await?;
+    // What is published later comes by the stream, however its log is.
+    published(&world, &through).await?;
     let (wire, url) = Wire::before(&through.url).await?;
     wire.cut();
     through.url = url;
