@@ -216,6 +216,10 @@ impl Work {
         let rows = sql::live_cursors(&mut self.conn, &live, name, self.sources, false).await?;
         let target = by_place(self.sources, &rows);
         self.total = target.values().map(|cursor| cursor.count).sum();
+        for place in target.keys() {
+            // Also where the log has nothing: the live cursor may say otherwise.
+            self.cursors.entry(*place).or_default();
+        }
         for source in 0..self.sources.len() {
             self.follow(source, &target).await?;
         }
