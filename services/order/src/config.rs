@@ -28,6 +28,8 @@ pub struct Config {
     pub placing: Placing,
     /// Calls of WatchOrders that this process serves at once. Default 256.
     pub max_watches: usize,
+    /// Calls of ExportOrders that this process serves at once. Default 16.
+    pub max_exports: usize,
     /// Orders that are held when they are placed, until a person releases them. Default: none.
     pub holds: Holds,
 }
@@ -132,6 +134,7 @@ impl Default for Config {
             customer_key: Secret::default(),
             placing: Placing::default(),
             max_watches: 256,
+            max_exports: 16,
             holds: Holds::default(),
         }
     }
@@ -152,6 +155,7 @@ impl Validate for Config {
             ("placing.orders", self.placing.orders),
             ("placing.lines", self.placing.lines),
             ("max_watches", self.max_watches),
+            ("max_exports", self.max_exports),
         ];
         for (field, count) in counts {
             if count == 0 {
@@ -205,7 +209,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\n",
         );
         for field in [
             "handling_days",
@@ -213,6 +217,7 @@ mod tests {
             "placing.orders",
             "placing.lanes",
             "max_watches",
+            "max_exports",
             "holds.order_value",
         ] {
             assert!(

@@ -40,6 +40,7 @@ async fn shop() -> Shop {
     let orders = Orders {
         intake: Intake::new(&db, &log, Placing::default()),
         watch: Watch::new(&db, 1),
+        exports: crate::app::Exports::new(1),
         log,
         clock: SystemClock::shared(),
         handling_days: 2,

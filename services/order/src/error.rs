@@ -202,6 +202,12 @@ pub enum Error {
         /// What is allowed.
         most: usize,
     },
+    /// As many exports as this process serves.
+    #[error("{most} exports are running already; try again later")]
+    TooManyExports {
+        /// What is allowed.
+        most: usize,
+    },
     /// The service is about to stop.
     #[error("the service is stopping; call again")]
     Stopping,
@@ -330,7 +336,7 @@ impl Fault for Error {
             | Error::NothingAuthorized { .. }
             | Error::PaymentDiffers { .. } => Code::FailedPrecondition,
             Error::CursorExpired => Code::OutOfRange,
-            Error::TooManyWatches { .. } => Code::ResourceExhausted,
+            Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Code::ResourceExhausted,
             Error::Stopping => Code::Unavailable,
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => Code::Aborted,
@@ -365,6 +371,7 @@ impl Fault for Error {
             Error::PaymentDiffers { .. } => "PAYMENT_DIFFERS",
             Error::CursorExpired => "CURSOR_EXPIRED",
             Error::TooManyWatches { .. } => "TOO_MANY_WATCHES",
+            Error::TooManyExports { .. } => "TOO_MANY_EXPORTS",
             Error::Stopping => "STOPPING",
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => "CONFLICT",
@@ -408,7 +415,7 @@ impl Fault for Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::TooManyWatches { .. } => Some(Duration::from_secs(1)),
+            Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Some(Duration::from_secs(1)),
             Error::Stopping => Some(Duration::from_millis(500)),
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => Some(Duration::from_millis(50)),

@@ -4,12 +4,12 @@
 //!
 //! - `grpc` parses a request, calls a use case and shows what came of it.
 //! - `app` holds the use cases: placing (any number of orders in one transaction), changing, holding, cancelling,
-//!   recording payments, reading, watching.
+//!   recording payments, reading, finding, watching.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
-//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-16, which code and tests cite, are
+//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-17, which code and tests cite, are
 //! numbered in the crate's README.
 
 mod app;
@@ -36,7 +36,7 @@ use waybill_store::Db;
 pub use crate::config::{Config, Holds, Placing, StoreHolds};
 pub use crate::error::Error;
 
-use crate::app::{Customers, Intake, Orders, Watch};
+use crate::app::{Customers, Exports, Intake, Orders, Watch};
 use crate::consumers::OrderFold;
 use crate::grpc::OrderGrpc;
 
@@ -83,6 +83,7 @@ impl App {
             let orders = Orders {
                 intake: Intake::new(&db, &log, config.placing),
                 watch: Watch::new(&db, config.max_watches),
+                exports: Exports::new(config.max_exports),
                 db,
                 log,
                 clock: Arc::clone(&clock),

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod cancel_lines;
+mod find;
 mod hold;
 mod intake;
 mod payment;
@@ -23,11 +24,12 @@ use waybill_store::{Db, StoreError};
 
 pub(crate) use self::cancel::Cancel;
 pub(crate) use self::cancel_lines::CancelUnits;
+pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::intake::Intake;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
-pub(crate) use self::query::{MAX_BATCH_GET, Query};
+pub(crate) use self::query::MAX_BATCH_GET;
 pub(crate) use self::update::NewDetails;
 pub(crate) use self::watch::{Follower, Start, Watch};
 
@@ -51,6 +53,7 @@ pub(crate) struct Orders {
     pub(crate) rules: Arc<Rulebook>,
     pub(crate) intake: Intake,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) exports: Exports,
 }
 
 /// What a mutation of an existing order leaves as its answer under its request key: no personal data, because answers

@@ -41,6 +41,14 @@ pub const MAX_PROVIDER_PAYMENT_ID: usize = 200;
 pub const MAX_KEY: usize = 40;
 /// Characters of a number.
 pub const MAX_NUMBER: usize = 100;
+/// Characters of a sku.
+pub const MAX_SKU: usize = 100;
+/// Characters of a tag.
+pub const MAX_TAG: usize = 100;
+/// Characters of an e-mail address.
+pub const MAX_EMAIL: usize = 254;
+/// Characters of an id in another system.
+pub const MAX_EXTERNAL_ID: usize = 200;
 /// How far a caller's clock may be ahead.
 pub const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
@@ -103,7 +111,7 @@ pub fn check(draft: &Draft, now: DateTime<Utc>, v: &mut Violations) {
 pub fn source(source: &Source, v: &mut Violations) {
     v.nested("source", |v| {
         key(v, "system", &source.system, "shopify");
-        required(v, "external_id", &source.external_id, 200);
+        required(v, "external_id", &source.external_id, MAX_EXTERNAL_ID);
     });
 }
 
@@ -150,7 +158,7 @@ fn count(v: &mut Violations, field: &str, count: usize, max: usize) {
 }
 
 fn line(line: &DraftLine, v: &mut Violations) {
-    required(v, "sku", &line.sku, 100);
+    required(v, "sku", &line.sku, MAX_SKU);
     text(v, "title", &line.title, 500);
     text(v, "category", &line.category, 200);
     attributes(&line.attributes, v);
@@ -185,7 +193,7 @@ pub fn update(update: &Update, v: &mut Violations) {
 fn tags(tags: &[String], v: &mut Violations) {
     count(v, "tags", tags.len(), MAX_TAGS);
     for (index, tag) in tags.iter().take(MAX_TAGS).enumerate() {
-        v.element("tags", index, |v| required(v, "", tag, 100));
+        v.element("tags", index, |v| required(v, "", tag, MAX_TAG));
     }
 }
 
@@ -256,14 +264,14 @@ fn times(draft: &Draft, now: DateTime<Utc>, v: &mut Violations) {
 
 fn customer(contact: &Contact, v: &mut Violations) {
     let customer = &contact.customer;
-    text(v, "external_id", &customer.external_id, 200);
+    text(v, "external_id", &customer.external_id, MAX_EXTERNAL_ID);
     text(v, "name", &customer.name, 200);
     text(v, "phone", &customer.phone, 50);
     email(&customer.email, v);
 }
 
 fn email(email: &str, v: &mut Violations) {
-    text(v, "email", email, 254);
+    text(v, "email", email, MAX_EMAIL);
     if !email.is_empty() {
         let deliverable = email
             .rsplit_once('@')

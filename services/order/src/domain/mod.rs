@@ -15,6 +15,7 @@
 //! | [`change`] | what may change after placement, and until when |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
+//! | [`find`] | which orders are wanted, and in which order |
 //!
 //! Nothing here is async, knows a database, a wire format or a clock: the time and new ids are handed in.
 
@@ -49,6 +50,7 @@ pub mod cancellation;
 pub mod change;
 pub mod draft;
 pub mod fact;
+pub mod find;
 pub mod freeze;
 pub mod goods;
 pub mod hold;

@@ -2,6 +2,7 @@
 
 mod batch;
 mod change;
+mod find;
 mod parse;
 mod view;
 
@@ -78,7 +79,30 @@ impl OrderService for OrderGrpc {
         &self,
         request: Request<proto::ListOrdersRequest>,
     ) -> Answer<proto::ListOrdersResponse> {
-        answer(self.list(&request.into_inner()).await)
+        answer(self.list(request.into_inner()).await)
+    }
+
+    async fn search_orders(
+        &self,
+        request: Request<proto::SearchOrdersRequest>,
+    ) -> Answer<proto::SearchOrdersResponse> {
+        answer(self.search(&request.into_inner()).await)
+    }
+
+    async fn count_orders(
+        &self,
+        request: Request<proto::CountOrdersRequest>,
+    ) -> Answer<proto::CountOrdersResponse> {
+        answer(self.count(request.into_inner()).await)
+    }
+
+    type ExportOrdersStream = find::Exporting;
+
+    async fn export_orders(
+        &self,
+        request: Request<proto::ExportOrdersRequest>,
+    ) -> Answer<Self::ExportOrdersStream> {
+        answer(self.export(request.into_inner()))
     }
 
     async fn update_order(
@@ -187,18 +211,6 @@ impl OrderGrpc {
         let ids = convert::ids("order_ids", &request.order_ids, MAX_BATCH_GET, &mut v);
         let (tenant, ids) = parse::checked(tenant.zip(ids), v)?;
         self.orders.get_all(tenant, &ids).await
-    }
-
-    async fn list(&self, request: &proto::ListOrdersRequest) -> Result<proto::ListOrdersResponse, Error> {
-        let mut v = Violations::new();
-        let tenant = parse::tenant(&request.merchant_id, &request.store_id, &mut v);
-        let query = parse::query(request, &mut v);
-        let (tenant, query) = parse::checked(tenant.zip(query), v)?;
-        let page = self.orders.list(tenant, &query).await?;
-        Ok(proto::ListOrdersResponse {
-            orders: page.orders.into_iter().map(view::order).collect(),
-            next_page_token: page.next,
-        })
     }
 
     async fn cancel(&self, caller: &Caller, mut request: proto::CancelOrderRequest) -> Result<Order, Error> {

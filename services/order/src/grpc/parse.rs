@@ -5,22 +5,18 @@ use chrono::{DateTime, Utc};
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::MerchantId;
 use waybill_kernel::money::{Currency, Money};
-use waybill_kernel::page::page_size;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::r#type::v1 as common;
 use waybill_rpc::auth::Caller;
 use waybill_rpc::convert;
 use waybill_store::RequestKey;
 
-use crate::app::{Cancel, NewPayment, Query};
+use crate::app::{Cancel, NewPayment};
 use crate::domain::draft::{ClaimedTotals, Draft, DraftLine, DraftShipping};
-use crate::domain::goods::FulfillmentStatus;
 use crate::domain::limits;
 use crate::domain::order::{Address, Contact, Customer, Discount, Source, TaxLine, Tenant};
-use crate::domain::payment::{PaymentKind, PaymentStatus};
-use crate::domain::state::Status;
+use crate::domain::payment::PaymentKind;
 use crate::error::Error;
-use crate::store::list::Filter;
 use crate::store::read::Key;
 
 /// What was parsed, unless there was a fault.
@@ -265,84 +261,6 @@ pub(super) fn key(key: Option<proto::get_order_request::Key>, v: &mut Violations
     }
 }
 
-/// A page that a caller asks for.
-pub(super) fn query(request: &proto::ListOrdersRequest, v: &mut Violations) -> Option<Query> {
-    let size = match page_size(request.page_size, 50, 200) {
-        Ok(size) => Some(size),
-        Err(fault) => {
-            v.push(fault.field, fault.description);
-            None
-        }
-    };
-    let placed_from = time("placed_from", request.placed_from.as_ref(), v);
-    let placed_before = time("placed_before", request.placed_before.as_ref(), v);
-    let filter = Filter {
-        status: facet("status", request.status, v, status),
-        payment_status: facet("payment_status", request.payment_status, v, payment_status),
-        fulfillment_status: facet(
-            "fulfillment_status",
-            request.fulfillment_status,
-            v,
-            fulfillment_status,
-        ),
-        placed_from: placed_from?,
-        placed_before: placed_before?,
-    };
-    Some(Query {
-        filter,
-        size: size?,
-        token: request.page_token.clone(),
-    })
-}
-
-/// A filter by a facet: none when it is not set.
-fn facet<E: TryFrom<i32>, T>(
-    field: &str,
-    value: i32,
-    v: &mut Violations,
-    of: impl Fn(E) -> Option<T>,
-) -> Option<T> {
-    if value == 0 {
-        None
-    } else {
-        convert::known(field, value, v).and_then(of)
-    }
-}
-
-fn status(status: proto::OrderStatus) -> Option<Status> {
-    match status {
-        proto::OrderStatus::Unspecified => None,
-        proto::OrderStatus::Open => Some(Status::Open),
-        proto::OrderStatus::OnHold => Some(Status::OnHold),
-        proto::OrderStatus::Cancelled => Some(Status::Cancelled),
-        proto::OrderStatus::Completed => Some(Status::Completed),
-    }
-}
-
-fn payment_status(status: proto::PaymentStatus) -> Option<PaymentStatus> {
-    match status {
-        proto::PaymentStatus::Unspecified => None,
-        proto::PaymentStatus::Pending => Some(PaymentStatus::Pending),
-        proto::PaymentStatus::Authorized => Some(PaymentStatus::Authorized),
-        proto::PaymentStatus::PartiallyPaid => Some(PaymentStatus::PartiallyPaid),
-        proto::PaymentStatus::Paid => Some(PaymentStatus::Paid),
-        proto::PaymentStatus::PartiallyRefunded => Some(PaymentStatus::PartiallyRefunded),
-        proto::PaymentStatus::Refunded => Some(PaymentStatus::Refunded),
-        proto::PaymentStatus::Voided => Some(PaymentStatus::Voided),
-    }
-}
-
-fn fulfillment_status(status: proto::FulfillmentStatus) -> Option<FulfillmentStatus> {
-    match status {
-        proto::FulfillmentStatus::Unspecified => None,
-        proto::FulfillmentStatus::Unfulfilled => Some(FulfillmentStatus::Unfulfilled),
-        proto::FulfillmentStatus::PartiallyFulfilled => Some(FulfillmentStatus::PartiallyFulfilled),
-        proto::FulfillmentStatus::Fulfilled => Some(FulfillmentStatus::Fulfilled),
-        proto::FulfillmentStatus::PartiallyDelivered => Some(FulfillmentStatus::PartiallyDelivered),
-        proto::FulfillmentStatus::Delivered => Some(FulfillmentStatus::Delivered),
-    }
-}
-
 /// A cancellation.
 pub(super) fn cancel(
     tenant: Option<Tenant>,
@@ -403,7 +321,7 @@ fn payment_kind(kind: proto::PaymentKind) -> Option<PaymentKind> {
 }
 
 /// A time that may be left out, in whole microseconds: what is kept, so that an answer equals a later read.
-fn time(
+pub(super) fn time(
     field: &str,
     time: Option<&prost_types::Timestamp>,
     v: &mut Violations,

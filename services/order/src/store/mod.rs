@@ -7,9 +7,10 @@
 pub(crate) mod cancellations;
 pub(crate) mod change;
 mod columns;
+mod conditions;
 pub(crate) mod details;
+pub(crate) mod find;
 pub(crate) mod holds;
-pub(crate) mod list;
 pub(crate) mod place;
 pub(crate) mod read;
 pub(crate) mod timeline;

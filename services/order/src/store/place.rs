@@ -142,7 +142,12 @@ const INSERT: &str = "
         -- In one order, so that two chunks with common sources wait for each other but never both ways.
         ORDER BY i.merchant_id, i.store_id, i.source_system, i.source_external_id
         ON CONFLICT DO NOTHING
-        RETURNING order_id
+        RETURNING order_id, merchant_id, store_id, tags
+    ),
+    tags AS (
+        INSERT INTO order_tags (merchant_id, store_id, tag, order_id)
+        SELECT DISTINCT p.merchant_id, p.store_id, t.tag, p.order_id
+        FROM placed p, jsonb_array_elements_text(p.tags) AS t (tag)
     ),
     -- \"IS TRUE\" keeps the planner from turning the test into a join, whose size it would guess wrong: as it stands, the
     -- placed ids are hashed once.

@@ -109,6 +109,7 @@ macro_rules! not_canned {
         #[tonic::async_trait]
         impl OrderService for Canned {
             type WatchOrdersStream = ReceiverStream<Result<WatchOrdersResponse, Status>>;
+            type ExportOrdersStream = ReceiverStream<Result<ExportOrdersResponse, Status>>;
 
             /// Counts messages, and hides a broken stream from its caller, as no service should.
             async fn batch_place_orders(
@@ -136,6 +137,13 @@ macro_rules! not_canned {
                 Ok(Response::new(ReceiverStream::new(stream)))
             }
 
+            async fn export_orders(
+                &self,
+                _: Request<ExportOrdersRequest>,
+            ) -> Result<Response<Self::ExportOrdersStream>, Status> {
+                Err(Status::unimplemented("not canned"))
+            }
+
             $(async fn $method(&self, _: Request<$request>) -> Result<Response<$response>, Status> {
                 Err(Status::unimplemented("not canned"))
             })+
@@ -148,6 +156,8 @@ not_canned! {
     get_order(GetOrderRequest) -> GetOrderResponse;
     batch_get_orders(BatchGetOrdersRequest) -> BatchGetOrdersResponse;
     list_orders(ListOrdersRequest) -> ListOrdersResponse;
+    search_orders(SearchOrdersRequest) -> SearchOrdersResponse;
+    count_orders(CountOrdersRequest) -> CountOrdersResponse;
     cancel_order(CancelOrderRequest) -> CancelOrderResponse;
     record_payment(RecordPaymentRequest) -> RecordPaymentResponse;
     get_timeline(GetTimelineRequest) -> GetTimelineResponse;

@@ -103,6 +103,7 @@ macro_rules! stand_in {
 stand_in! {
     impl OrderService {
         type WatchOrdersStream = Empty<Result<order::WatchOrdersResponse, Status>>;
+        type ExportOrdersStream = Empty<Result<order::ExportOrdersResponse, Status>>;
 
         async fn get_order(
             &self,
@@ -130,11 +131,20 @@ stand_in! {
         ) -> Result<Response<Self::WatchOrdersStream>, Status> {
             Err(Status::unimplemented("watch_orders"))
         }
+
+        async fn export_orders(
+            &self,
+            _: Request<order::ExportOrdersRequest>,
+        ) -> Result<Response<Self::ExportOrdersStream>, Status> {
+            Err(Status::unimplemented("export_orders"))
+        }
     }
     unanswered {
         place_order(order::PlaceOrderRequest) -> order::PlaceOrderResponse;
         batch_get_orders(order::BatchGetOrdersRequest) -> order::BatchGetOrdersResponse;
         list_orders(order::ListOrdersRequest) -> order::ListOrdersResponse;
+        search_orders(order::SearchOrdersRequest) -> order::SearchOrdersResponse;
+        count_orders(order::CountOrdersRequest) -> order::CountOrdersResponse;
         cancel_order(order::CancelOrderRequest) -> order::CancelOrderResponse;
         record_payment(order::RecordPaymentRequest) -> order::RecordPaymentResponse;
         get_timeline(order::GetTimelineRequest) -> order::GetTimelineResponse;
