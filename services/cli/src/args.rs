@@ -5,6 +5,7 @@ mod consumers;
 mod events;
 mod jobs;
 mod log;
+mod orders;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use events::{EventsCommand, WantedArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
 
 pub use self::jobs::{JobStateArg, JobsCommand};
+pub use self::orders::{FilterArgs, SortArg, StatusArg};
 use crate::bench::args::BenchCommand;
 
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
@@ -58,7 +60,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Run one service in this process, exactly as its own binary does.
     Serve(ServeArgs),
-    /// Import, list, read, change, hold, cancel and watch orders.
+    /// Import, find, read, export, change, hold, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
     /// Ship orders, record what carriers say, look at stock.
@@ -261,14 +263,40 @@ pub enum OrdersCommand {
         #[arg(long)]
         without_payments: bool,
     },
-    /// List orders, newest first.
+    /// List orders, newest first unless asked otherwise.
     List {
         /// The most orders to list.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
         limit: i32,
-        /// Only orders of this status: open, on-hold, cancelled, completed.
-        #[arg(long)]
-        status: Option<String>,
+        /// What they are sorted by.
+        #[arg(long, value_enum, default_value_t)]
+        sort: SortArg,
+        /// Which.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+    },
+    /// Find orders by the beginning of a number, an e-mail address, a name or its last word, or a sku.
+    Search {
+        /// What they begin with.
+        text: String,
+        /// The most orders to list.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+        limit: i32,
+    },
+    /// Count orders.
+    Count {
+        /// Which.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
+    },
+    /// Print whole orders, oldest first, a line of JSON each, however many there are.
+    Export {
+        /// Go on behind this cursor, which an export that broke names.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        cursor: String,
+        /// Which.
+        #[command(flatten)]
+        filter: Box<FilterArgs>,
     },
     /// Read one order.
     Get(OrderRef),

@@ -350,6 +350,23 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
         table.contains("number") && table.matches("#10").count() == 5,
         "{table}"
     );
+    let found = place.json(&["orders", "search", "farah"])?;
+    ensure!(found["orders"][0]["number"] == "#1001", "{found}");
+    let count = place.json(&[
+        "orders",
+        "count",
+        "--currency",
+        "KWD",
+        "--total-from",
+        "34.540",
+        "--sku",
+        "BRD-OAK-S",
+    ])?;
+    ensure!(count["count"] == "1" && count["isMore"] == false, "{count}");
+    let exported = place.said(&["orders", "export", "--placed-from", "2020-01-01"])?;
+    ensure!(exported.lines().count() == 32, "{exported}");
+    let dearest = place.json(&["orders", "list", "--sort", "total-asc"]);
+    ensure!(dearest.is_err_and(|error| error.to_string().contains("currency_code")));
     let one = place.json(&["orders", "get", "#1004"])?;
     ensure!(one["order"]["totals"]["total"]["minorUnits"] == "9913", "{one}");
     let missing = place.complaint(&["orders", "get", "#4711"], 1)?;

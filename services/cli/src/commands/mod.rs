@@ -1,9 +1,10 @@
-//! Operator commands: one file a service (orders have two), each a thin walk from arguments over gRPC to a table or JSON.
+//! Operator commands: one file a service (orders have three), each a thin walk from arguments over gRPC to a table or JSON.
 
 pub mod analytics;
 mod changes;
 pub mod consumers;
 pub mod events;
+pub mod find;
 mod followers;
 pub mod jobs;
 pub mod letters;

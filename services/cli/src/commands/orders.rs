@@ -3,11 +3,11 @@
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use waybill_proto::waybill::order::v1::{
-    FulfillmentStatus, GetOrderResponse, GetTimelineRequest, HoldReason, ListOrdersRequest,
-    ListOrdersResponse, Order, OrderStatus, PaymentStatus, ReturnStatus, WatchOrdersRequest,
+    FulfillmentStatus, GetOrderResponse, GetTimelineRequest, HoldReason, Order, OrderStatus, PaymentStatus,
+    ReturnStatus, WatchOrdersRequest,
 };
 
-use super::changes;
+use super::{changes, find};
 use crate::args::OrdersCommand;
 use crate::import;
 use crate::intake::{self, Payments};
@@ -28,7 +28,10 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
             };
             import_file(session, &file, payments, json).await
         }
-        OrdersCommand::List { limit, status } => list(session, limit, status.as_deref(), json).await,
+        OrdersCommand::List { limit, sort, filter } => find::list(session, limit, &filter, sort, json).await,
+        OrdersCommand::Search { text, limit } => find::search(session, &text, limit, json).await,
+        OrdersCommand::Count { filter } => find::count(session, &filter, json).await,
+        OrdersCommand::Export { cursor, filter } => find::export(session, &filter, cursor).await,
         OrdersCommand::Get(reference) => {
             let order = session.order(&reference.order).await?;
             if json {
@@ -85,71 +88,6 @@ async fn import_file(
     } else {
         anyhow::bail!("{} orders were refused", taken.refused.len())
     }
-}
-
-async fn list(session: &Session, limit: i32, status: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let status = match status {
-        None => OrderStatus::Unspecified,
-        Some(text) => {
-            let name = format!("ORDER_STATUS_{}", text.to_uppercase().replace('-', "_"));
-            OrderStatus::from_str_name(&name)
-                .with_context(|| format!("--status {text:?}: use open, on-hold, cancelled or completed"))?
-        }
-    };
-    let mut client = session.orders()?;
-    let mut orders: Vec<Order> = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let left = limit - i32::try_from(orders.len()).unwrap_or(i32::MAX);
-        let request = ListOrdersRequest {
-            merchant_id: session.merchant_id.clone(),
-            store_id: session.store_id.clone(),
-            page_size: left.clamp(1, 200),
-            page_token,
-            status: status.into(),
-            ..ListOrdersRequest::default()
-        };
-        let page = client.list_orders(request).await?.into_inner();
-        orders.extend(page.orders);
-        page_token = page.next_page_token;
-        if page_token.is_empty() || orders.len() >= usize::try_from(limit).unwrap_or(0) {
-            break;
-        }
-    }
-    if json {
-        return output::json(&ListOrdersResponse {
-            orders,
-            next_page_token: page_token,
-        });
-    }
-    line(
-        table(
-            &[
-                "number",
-                "placed (UTC)",
-                "status",
-                "payment",
-                "fulfillment",
-                "return",
-                ">total",
-                "id",
-            ],
-            orders.iter().map(|order| {
-                [
-                    order.number.clone(),
-                    time(order.placed_at.as_ref()),
-                    word(order.status().as_str_name(), "ORDER_STATUS"),
-                    word(order.payment_status().as_str_name(), "PAYMENT_STATUS"),
-                    word(order.fulfillment_status().as_str_name(), "FULFILLMENT_STATUS"),
-                    word(order.return_status().as_str_name(), "RETURN_STATUS"),
-                    money(order.totals.as_ref().and_then(|totals| totals.total.as_ref())),
-                    order.order_id.clone(),
-                ]
-            }),
-        )
-        .to_string(),
-    );
-    Ok(())
 }
 
 /// Prints an order.
