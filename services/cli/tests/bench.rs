@@ -102,6 +102,44 @@ fn the_backbone_is_measured_beside_its_floor() -> anyhow::Result<()> {
 }
 
 #[test]
+fn orders_are_measured_beside_their_floor() -> anyhow::Result<()> {
+    let report = report(&["orders", "--orders", "400", "--calls", "60", "--rounds", "1"])?;
+    let floors = [
+        "order_insert_single_per_second",
+        "order_insert_single_p50_ms",
+        "order_insert_set_per_second",
+        "order_echo_per_second",
+        "order_read_per_second",
+        "order_place_per_second",
+        "order_get_per_second",
+    ];
+    has(&report, "floors", &floors)?;
+    let ratios = [
+        "place_to_single",
+        "place_to_floor",
+        "get_to_floor",
+        "place_256_full_to_empty",
+        "get_full_to_empty",
+        "list_full_to_empty",
+    ];
+    has(&report, "ratios", &ratios)?;
+    for suffix in ["", "_full"] {
+        for key in [
+            "place_1_per_second",
+            "place_32_per_second",
+            "place_256_per_second",
+            "place_1_p50_ms",
+            "place_256_p99_ms",
+            "get_per_second",
+            "list_per_second",
+        ] {
+            has(&report, "figures", &[&format!("{key}{suffix}")])?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn idleness_is_measured() -> anyhow::Result<()> {
     let report = report(&["idle", "--seconds", "1", "--settle-seconds", "0"])?;
     let keys = [

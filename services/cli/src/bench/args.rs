@@ -9,6 +9,8 @@ pub enum BenchCommand {
     Floor(FloorArgs),
     /// Events per second through log, relay, stream and fold; the time from commit to effect; memory.
     Backbone(BackboneArgs),
+    /// Placing, reading and listing orders over gRPC; the same in a store that is full.
+    Orders(OrdersArgs),
     /// The CPU that a whole stack takes while nothing happens.
     Idle(IdleArgs),
     /// Whole lives of orders, from placement to refund, at a steady rate: the CPU that a life and each of its stages take.
@@ -84,6 +86,23 @@ pub struct BackboneArgs {
     /// Events per second of the steady load.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub steady_rate: u32,
+}
+
+/// How orders are measured.
+#[derive(Debug, Clone, Args)]
+pub struct OrdersArgs {
+    /// Orders that the full store has; 0 leaves it out. Five million take some 20 GB and a quarter of an hour to write.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=50_000_000))]
+    pub orders: u32,
+    /// Calls in a measurement; a twentieth of them where each waits for the one before, a tenth of them for lists.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
+    pub calls: u32,
+    /// How often floor and figure are measured, one after the other; the medians count.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Where the random orders begin: the same seed makes the same orders.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// How idleness is measured.

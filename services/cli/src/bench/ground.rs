@@ -69,6 +69,31 @@ impl Ground {
             .context("cannot connect to Postgres")
     }
 
+    /// Copies tables of a service, empty, into the schema of the floors: columns, checks and indexes, no triggers and no
+    /// foreign keys. Positions of a log come from the sequence `bare_position`.
+    pub async fn copy_tables(&self, service: &str, tables: &[&str]) -> anyhow::Result<()> {
+        let owner = role_of(FLOOR);
+        let admin = self.embedded.postgres().admin_url();
+        let options = PgConnectOptions::from_str(admin)?.database(setup::DATABASE);
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await?;
+        let mut sql = format!(
+            "CREATE SEQUENCE {FLOOR}.bare_position; ALTER SEQUENCE {FLOOR}.bare_position OWNER TO {owner};"
+        );
+        for table in tables {
+            sql.push_str(&format!(
+                "CREATE TABLE {FLOOR}.{table} (LIKE \"{service}\".{table} INCLUDING CONSTRAINTS INCLUDING INDEXES); \
+                 ALTER TABLE {FLOOR}.{table} OWNER TO {owner};"
+            ));
+        }
+        // Names of our own: tables in the source, services in the launcher.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await?;
+        pool.close().await;
+        Ok(())
+    }
+
     /// A bare connection to NATS.
     pub async fn bare_nats(&self) -> anyhow::Result<async_nats::Client> {
         connect_nats(self.embedded.nats().url()).await

@@ -13,6 +13,7 @@ mod ground;
 mod idle;
 mod lives;
 mod machine;
+pub mod orders;
 mod process;
 pub mod report;
 
@@ -29,6 +30,7 @@ pub async fn run(command: BenchCommand, json: bool) -> anyhow::Result<()> {
     let report = match command {
         BenchCommand::Floor(args) => floor::run(&args, &progress).await?,
         BenchCommand::Backbone(args) => backbone::run(&args, &progress).await?,
+        BenchCommand::Orders(args) => orders::run(&args, &progress).await?,
         BenchCommand::Idle(args) => idle::run(&args, &progress).await?,
         BenchCommand::Lives(args) => lives::run(&args, &progress).await?,
         BenchCommand::All(args) => all(&args, &progress).await?,
@@ -46,6 +48,7 @@ async fn all(args: &AllArgs, progress: &Progress) -> anyhow::Result<Report> {
         ..defaults()?
     };
     report.extend(backbone::run(&backbone, progress).await?);
+    report.extend(orders::run(&defaults()?, progress).await?);
     Ok(report)
 }
 
