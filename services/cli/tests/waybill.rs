@@ -350,7 +350,7 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
         table.contains("number") && table.matches("#10").count() == 5,
         "{table}"
     );
-    let found = place.json(&["orders", "search", "farah"])?;
+    let found = place.json(&["orders", "search", "farah.1@"])?;
     ensure!(found["orders"][0]["number"] == "#1001", "{found}");
     let count = place.json(&[
         "orders",
