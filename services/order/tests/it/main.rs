@@ -7,6 +7,7 @@ mod export;
 mod faults;
 mod find;
 mod fold;
+mod found;
 mod harness;
 mod hold;
 mod house;
