@@ -15,7 +15,7 @@ pub enum BenchCommand {
     Idle(IdleArgs),
     /// Whole lives of orders, from placement to refund, at a steady rate: the CPU that a life and each of its stages take.
     Lives(LivesArgs),
-    /// Idle, floor and backbone, one after the other, as one report.
+    /// Idle, floor, backbone and orders, one after the other, as one report.
     All(AllArgs),
 }
 
