@@ -187,27 +187,28 @@ const INSERT: &str = r#"
             prices_include_tax, subtotal_minor, discounts_minor, shipping_minor, tax_minor, total_minor, discounts, locale,
             placed_at, promised_ship_at, tags, line_count, created_at, status, cancel_reason, authorized_minor, voided_minor,
             captured_minor, payments, units_to_ship, units_shipped, units_delivered, refunded_minor, return_status,
-            payment_status, fulfillment_status, updated_at, version, log_generation, log_xid)
+            payment_status, fulfillment_status, updated_at, version, log_generation, log_xid, attributes, open_holds, units_cancelled,
+            cancelled_minor)
         SELECT order_id, $1::uuid, $2::uuid, (1000 + n)::text, 'bench', '1-' || n, 'EUR', true, 1000 + buyer % 30000, 0, 490, 200,
             1490 + buyer % 30000, '[]', 'de-DE', at, at + interval '2 days', '[]', 4, at, 'OPEN', '', 0, 0, 0, 0, 3, 0, 0, 0, 'NONE',
-            'PENDING', 'UNFULFILLED', at, 1, 1, pg_current_xact_id()
+            'PENDING', 'UNFULFILLED', at, 1, 1, pg_current_xact_id(), '{}', 0, 0, 0
         FROM n
     ), l AS (
         INSERT INTO order_lines (order_id, line_id, merchant_id, store_id, position, sku, title, quantity, unit_price_minor,
             category, final_sale, digital, attributes, discounts, order_discount_minor, taxes, net_minor, total_minor,
-            units_shipped, units_delivered)
+            units_shipped, units_delivered, units_cancelled)
         SELECT l.order_id, l.line_id, $1, $2, l.position, l.sku, 'A thing that is sold here', 1, 500, 'things', false, false,
-            '{}', '[]', 0, '[{"title": "USt", "amount": 80, "rate_ppm": 190000, "jurisdiction": "DE"}]', 420, 500, 0, 0
+            '{}', '[]', 0, '[{"title": "USt", "amount": 80, "rate_ppm": 190000, "jurisdiction": "DE"}]', 420, 500, 0, 0, 0
         FROM UNNEST($6::uuid[], $7::uuid[], $8::integer[], $9::text[]) AS l (order_id, line_id, position, sku)
     ), s AS (
         INSERT INTO order_shipping_lines (order_id, line_id, merchant_id, store_id, position, title, price_minor, discounts,
             taxes, net_minor, total_minor)
         SELECT order_id, order_id, $1, $2, 0, 'Parcel', 490, '[]', '[]', 490, 490 FROM n
     ), c AS (
-        INSERT INTO order_contacts (order_id, merchant_id, store_id, customer_key, customer_external_id, email, name, phone,
+        INSERT INTO order_contacts (order_id, merchant_id, store_id, customer_key, customer_external_id, email, name, phone, note,
             shipping_address)
         SELECT order_id, $1, $2, repeat('k', 64), 'customer-' || buyer, 'buyer' || buyer || '@example.org',
-            'Kim' || buyer % 1000 || ' Doe' || buyer, '+49 40 1234567',
+            'Kim' || buyer % 1000 || ' Doe' || buyer, '+49 40 1234567', '',
             '{"name": "Kim Doe", "company": "", "lines": ["Long Street 1"], "city": "Hamburg", "region": "", "postal_code": "20095", "country_code": "DE", "phone": ""}'
         FROM n
     ), t AS (
