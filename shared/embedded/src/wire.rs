@@ -24,6 +24,7 @@ pub struct Wire {
     upstreams: Arc<[String]>,
     state: watch::Sender<State>,
     accepted: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -60,17 +61,20 @@ impl Wire {
             cuts: 0,
         });
         let accepted = Arc::new(AtomicUsize::new(0));
+        let answered = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(accept(
             listener,
             Arc::clone(&upstreams),
             state.subscribe(),
             Arc::clone(&accepted),
+            Arc::clone(&answered),
         ));
         Ok(Self {
             address,
             upstreams,
             state,
             accepted,
+            answered,
             task,
         })
     }
@@ -104,6 +108,12 @@ impl Wire {
     /// How many connections were ever taken.
     pub fn connections(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many pieces of the servers' answers were ever passed on. Where a client sends its next request only after an
+    /// answer, this counts its round trips.
+    pub fn answers(&self) -> usize {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// Resets all connections, and every new one until [`Wire::restore`].
@@ -149,15 +159,17 @@ async fn accept(
     upstreams: Arc<[String]>,
     state: watch::Receiver<State>,
     accepted: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let turn = accepted.fetch_add(1, Ordering::SeqCst);
         while connections.try_join_next().is_some() {}
         let (upstreams, state) = (Arc::clone(&upstreams), state.clone());
+        let answered = Arc::clone(&answered);
         connections.spawn(async move {
             // A connection that breaks is what this proxy is for; both sides have seen it.
-            let _ended = connection(client, &upstreams, turn, state).await;
+            let _ended = connection(client, &upstreams, turn, state, &answered).await;
         });
     }
 }
@@ -167,6 +179,7 @@ async fn connection(
     upstreams: &[String],
     turn: usize,
     mut state: watch::Receiver<State>,
+    answered: &AtomicUsize,
 ) -> io::Result<()> {
     let State { mode, cuts: born, .. } = *state.borrow_and_update();
     let server = if mode == Mode::Cut {
@@ -184,8 +197,8 @@ async fn connection(
         // Borrowed halves: owned ones would end the connection politely when they are dropped.
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = carry(from_client, to_server, state.clone());
-        let down = carry(from_server, to_client, state.clone());
+        let up = carry(from_client, to_server, state.clone(), None);
+        let down = carry(from_server, to_client, state.clone(), Some(answered));
         tokio::select! {
             ended = async { tokio::try_join!(up, down) } => ended.is_ok(),
             _ = state.wait_for(|state| state.cuts != born) => false,
@@ -210,10 +223,19 @@ async fn connect(upstreams: &[String], turn: usize) -> Option<TcpStream> {
     None
 }
 
-/// Carries one direction to its end. `None` among the chunks stands for that end.
-async fn carry(from: ReadHalf<'_>, to: WriteHalf<'_>, state: watch::Receiver<State>) -> io::Result<()> {
+/// Carries one direction to its end, and counts the pieces it passes on. `None` among the chunks stands for that end.
+async fn carry(
+    from: ReadHalf<'_>,
+    to: WriteHalf<'_>,
+    state: watch::Receiver<State>,
+    count: Option<&AtomicUsize>,
+) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    tokio::try_join!(read(from, sender, state.clone()), write(receiver, to, state)).map(drop)
+    tokio::try_join!(
+        read(from, sender, state.clone()),
+        write(receiver, to, state, count)
+    )
+    .map(drop)
 }
 
 async fn read(
@@ -238,6 +260,7 @@ async fn write(
     mut chunks: mpsc::Receiver<(Instant, Option<Vec<u8>>)>,
     mut to: WriteHalf<'_>,
     mut state: watch::Receiver<State>,
+    count: Option<&AtomicUsize>,
 ) -> io::Result<()> {
     while let Some((due, chunk)) = chunks.recv().await {
         tokio::time::sleep_until(due).await;
@@ -249,7 +272,13 @@ async fn write(
             return Ok(());
         }
         match chunk {
-            Some(chunk) => to.write_all(&chunk).await?,
+            Some(chunk) => {
+                // Before it is there: who sees the answer sees it counted.
+                if let Some(count) = count {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+                to.write_all(&chunk).await?;
+            }
             None => to.shutdown().await?,
         }
     }
