@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 use waybill_kernel::id::LegId;
 
 use crate::provider::ProviderError;
@@ -132,8 +134,16 @@ pub(crate) fn span(provider: &str, operation: &'static str, about: About<'_>) ->
     span
 }
 
+/// A call inside its span, which notes why the call brought nothing.
+pub(crate) fn traced<'a, T>(
+    span: tracing::Span,
+    call: impl Future<Output = Result<T, ProviderError>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, ProviderError>> {
+    async move { note_error(call.await) }.instrument(span).boxed()
+}
+
 /// Notes on the span why a call brought nothing.
-pub(crate) fn note_error<T>(result: Result<T, ProviderError>) -> Result<T, ProviderError> {
+fn note_error<T>(result: Result<T, ProviderError>) -> Result<T, ProviderError> {
     if let Err(error) = &result {
         tracing::Span::current().record("error.type", error.reason());
     }

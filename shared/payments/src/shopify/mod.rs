@@ -14,18 +14,17 @@ mod wire;
 
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::BoxFuture;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tracing::Instrument as _;
 use waybill_kernel::money::Currency;
 
 use self::money::{Order, PaymentRef};
 use self::wire::{CaptureData, FoundRefund, OrderData, RefundData, RefundsData, VoidData, WireRefund};
 use crate::decimal;
-use crate::http::{self, About, ClientError, note_error};
+use crate::http::{self, About, ClientError, traced};
 use crate::payment::{CaptureRequest, ProviderCapture, ProviderPayment, ProviderVoid, VoidRequest};
 use crate::provider::{
     PaymentProvider, ProviderError, ProviderRefund, RefundRequest, require_key, require_positive,
@@ -275,9 +274,7 @@ impl PaymentProvider for ShopifyProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
         let span = self.span("refund", About::Leg(request.leg_id));
-        async move { note_error(self.create_refund(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.create_refund(request))
     }
 
     fn find_refund<'a>(
@@ -285,9 +282,7 @@ impl PaymentProvider for ShopifyProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
         let span = self.span("find refund", About::Leg(request.leg_id));
-        async move { note_error(self.search_refund(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.search_refund(request))
     }
 
     fn capture<'a>(
@@ -295,9 +290,7 @@ impl PaymentProvider for ShopifyProvider {
         request: &'a CaptureRequest,
     ) -> BoxFuture<'a, Result<ProviderCapture, ProviderError>> {
         let span = self.span("capture", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.capture_order(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.capture_order(request))
     }
 
     fn find_capture<'a>(
@@ -305,16 +298,12 @@ impl PaymentProvider for ShopifyProvider {
         request: &'a CaptureRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderCapture>, ProviderError>> {
         let span = self.span("find capture", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.find_order_capture(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_order_capture(request))
     }
 
     fn void<'a>(&'a self, request: &'a VoidRequest) -> BoxFuture<'a, Result<ProviderVoid, ProviderError>> {
         let span = self.span("void", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.void_order(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.void_order(request))
     }
 
     fn find_void<'a>(
@@ -322,9 +311,7 @@ impl PaymentProvider for ShopifyProvider {
         request: &'a VoidRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderVoid>, ProviderError>> {
         let span = self.span("find void", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.find_order_void(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_order_void(request))
     }
 
     fn find_payment<'a>(
@@ -332,8 +319,6 @@ impl PaymentProvider for ShopifyProvider {
         provider_payment_id: &'a str,
     ) -> BoxFuture<'a, Result<ProviderPayment, ProviderError>> {
         let span = self.span("find payment", About::Payment(provider_payment_id));
-        async move { note_error(self.find_order_payment(provider_payment_id).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_order_payment(provider_payment_id))
     }
 }

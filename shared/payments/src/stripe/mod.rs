@@ -12,11 +12,10 @@ pub(crate) mod wire;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::BoxFuture;
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
-use tracing::Instrument as _;
 use waybill_kernel::money::{Currency, Money};
 
 pub use self::webhook::{
@@ -24,7 +23,7 @@ pub use self::webhook::{
 };
 use self::wire::{ATTEMPT_KEY, MARKER_KEY, REASON_KEY, WireList, WireRefund};
 pub use crate::http::ClientError;
-use crate::http::{self, About, note_error};
+use crate::http::{self, About, traced};
 use crate::payment::{CaptureRequest, ProviderCapture, ProviderPayment, ProviderVoid, VoidRequest};
 use crate::provider::{
     ListedRefund, PaymentProvider, ProviderError, ProviderRefund, RefundRequest, leg_of_marker, require_key,
@@ -221,9 +220,7 @@ impl PaymentProvider for StripeProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
         let span = self.span("refund", About::Leg(request.leg_id));
-        async move { note_error(self.create(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.create(request))
     }
 
     fn list_refunds(
@@ -231,7 +228,7 @@ impl PaymentProvider for StripeProvider {
         since: DateTime<Utc>,
         most: usize,
     ) -> BoxFuture<'_, Result<Vec<ListedRefund>, ProviderError>> {
-        async move { note_error(self.list(since, most).await) }.boxed()
+        traced(tracing::Span::current(), self.list(since, most))
     }
 
     fn find_refund<'a>(
@@ -239,9 +236,7 @@ impl PaymentProvider for StripeProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
         let span = self.span("find refund", About::Leg(request.leg_id));
-        async move { note_error(self.search(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.search(request))
     }
 
     fn capture_key_lifetime(&self) -> Duration {
@@ -253,9 +248,7 @@ impl PaymentProvider for StripeProvider {
         request: &'a CaptureRequest,
     ) -> BoxFuture<'a, Result<ProviderCapture, ProviderError>> {
         let span = self.span("capture", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.capture_intent(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.capture_intent(request))
     }
 
     fn find_capture<'a>(
@@ -263,16 +256,12 @@ impl PaymentProvider for StripeProvider {
         request: &'a CaptureRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderCapture>, ProviderError>> {
         let span = self.span("find capture", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.find_intent_capture(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_intent_capture(request))
     }
 
     fn void<'a>(&'a self, request: &'a VoidRequest) -> BoxFuture<'a, Result<ProviderVoid, ProviderError>> {
         let span = self.span("void", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.cancel_intent(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.cancel_intent(request))
     }
 
     fn find_void<'a>(
@@ -280,9 +269,7 @@ impl PaymentProvider for StripeProvider {
         request: &'a VoidRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderVoid>, ProviderError>> {
         let span = self.span("find void", About::Payment(&request.provider_payment_id));
-        async move { note_error(self.find_intent_void(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_intent_void(request))
     }
 
     fn find_payment<'a>(
@@ -290,9 +277,7 @@ impl PaymentProvider for StripeProvider {
         provider_payment_id: &'a str,
     ) -> BoxFuture<'a, Result<ProviderPayment, ProviderError>> {
         let span = self.span("find payment", About::Payment(provider_payment_id));
-        async move { note_error(self.find_intent(provider_payment_id).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.find_intent(provider_payment_id))
     }
 }
 

@@ -14,17 +14,16 @@ mod wire;
 
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::BoxFuture;
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tracing::Instrument as _;
 use waybill_kernel::money::{Currency, Money};
 
 use self::wire::{WireOrder, WireRefund};
 use crate::decimal;
-use crate::http::{self, About, ClientError, note_error};
+use crate::http::{self, About, ClientError, traced};
 use crate::payment::ProviderPayment;
 use crate::provider::{
     PaymentProvider, ProviderError, ProviderRefund, RefundRequest, RefundState, require_key,
@@ -259,9 +258,7 @@ impl PaymentProvider for WooProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<ProviderRefund, ProviderError>> {
         let span = self.span("refund", About::Leg(request.leg_id));
-        async move { note_error(self.create(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.create(request))
     }
 
     fn find_refund<'a>(
@@ -269,9 +266,7 @@ impl PaymentProvider for WooProvider {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
         let span = self.span("find refund", About::Leg(request.leg_id));
-        async move { note_error(self.search(request).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.search(request))
     }
 
     fn find_payment<'a>(
@@ -279,9 +274,7 @@ impl PaymentProvider for WooProvider {
         provider_payment_id: &'a str,
     ) -> BoxFuture<'a, Result<ProviderPayment, ProviderError>> {
         let span = self.span("find payment", About::Payment(provider_payment_id));
-        async move { note_error(self.payment(provider_payment_id).await) }
-            .instrument(span)
-            .boxed()
+        traced(span, self.payment(provider_payment_id))
     }
 }
 
