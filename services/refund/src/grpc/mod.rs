@@ -9,6 +9,8 @@ mod view;
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::MerchantId;
@@ -17,8 +19,8 @@ use waybill_proto::waybill::refund::v1::refund_service_server::RefundService;
 use waybill_rpc::auth::Caller;
 use waybill_rpc::convert;
 use waybill_rpc::fault::to_status;
-use waybill_store::Db;
 use waybill_store::idempotency::RequestKey;
+use waybill_store::{Db, UseCase};
 
 use crate::app::Core;
 use crate::app::apply_word::{About, ApplyWord};
@@ -44,6 +46,16 @@ impl Api {
     #[must_use]
     pub fn new(db: Db, core: Core) -> Self {
         Self { db, core }
+    }
+
+    /// Runs a mutation, once per request key.
+    async fn once<C>(&self, key: &RequestKey, case: &C) -> Result<C::Output, Status>
+    where
+        C: UseCase<Error = Error>,
+        C::Output: Serialize + DeserializeOwned,
+    {
+        let done = self.db.run_once(key, case).await;
+        done.map_err(|error| refuse(&error))
     }
 }
 
@@ -115,11 +127,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let policy = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let policy = self.once(&key, &case).await?;
         let text = policy.words();
         Ok(Response::new(proto::PublishPolicyResponse {
             policy: Some(view::policy(&policy)),
@@ -186,11 +194,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let requested = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let requested = self.once(&key, &case).await?;
         Ok(Response::new(proto::RequestReturnResponse {
             r#return: Some(view::a_return(&requested)),
         }))
@@ -221,11 +225,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let decided = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let decided = self.once(&key, &case).await?;
         Ok(Response::new(proto::ApproveReturnResponse {
             r#return: Some(view::a_return(&decided)),
         }))
@@ -257,11 +257,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let decided = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let decided = self.once(&key, &case).await?;
         Ok(Response::new(proto::DeclineReturnResponse {
             r#return: Some(view::a_return(&decided)),
         }))
@@ -293,11 +289,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let received = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let received = self.once(&key, &case).await?;
         Ok(Response::new(proto::ReceiveReturnResponse {
             r#return: Some(view::a_return(&received)),
         }))
@@ -349,11 +341,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let refund = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let refund = self.once(&key, &case).await?;
         Ok(Response::new(proto::CreateRefundResponse {
             refund: Some(view::refund(&refund)),
         }))
@@ -383,11 +371,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let refund = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let refund = self.once(&key, &case).await?;
         Ok(Response::new(proto::ApproveRefundResponse {
             refund: Some(view::refund(&refund)),
         }))
@@ -418,11 +402,7 @@ impl RefundService for Api {
             &request_id,
             &message,
         );
-        let refund = self
-            .db
-            .run_once(&key, &case)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let refund = self.once(&key, &case).await?;
         Ok(Response::new(proto::RetryRefundLegResponse {
             refund: Some(view::refund(&refund)),
         }))
