@@ -11,6 +11,8 @@
 
 pub(crate) mod chain;
 pub(crate) mod effects;
+mod fault;
 pub(crate) mod grpc;
 pub(crate) mod recover;
 pub(crate) mod told;
+mod view;

@@ -2,14 +2,12 @@
 //!
 //! Parses, calls, answers. Every change is logged with the caller's subject.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use prost::Message as _;
 use tokio::sync::OnceCell;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 use waybill_kernel::check::Violations;
 use waybill_kernel::page::{PageToken, page_size};
@@ -19,25 +17,24 @@ use waybill_proto::waybill::events::v1::history_service_server::HistoryService;
 use waybill_proto::waybill::events::v1::{
     AdoptEffectsRequest, AdoptEffectsResponse, GetHistoryRequest, GetHistoryResponse, HeldEffect,
     ListHeldEffectsRequest, ListHeldEffectsResponse, ListOrphansRequest, ListOrphansResponse,
-    ListPhantomsRequest, ListPhantomsResponse, LoggedEvent, Orphan, Phantom, RecoverLogRequest,
-    RecoverLogResponse, Recovery, ReleaseEffectsRequest, ReleaseEffectsResponse, WriteOffEffectsRequest,
-    WriteOffEffectsResponse,
+    ListPhantomsRequest, ListPhantomsResponse, RecoverLogRequest, RecoverLogResponse, ReleaseEffectsRequest,
+    ReleaseEffectsResponse, WriteOffEffectsRequest, WriteOffEffectsResponse,
 };
 use waybill_rpc::convert;
-use waybill_rpc::fault::{Fault, to_status};
+use waybill_rpc::fault::to_status;
 use waybill_runtime::service::NatsConfig;
-use waybill_store::error::StoreError;
 
 use super::effects::{Doubt, EffectError, OutsideEffects};
+use super::fault::HistoryFault;
 use super::recover::{self, RecoverError, Wish};
+use super::view;
 use crate::log::Log;
 use crate::nats::Nats;
 use crate::operate::Consumers;
 use crate::overview::{LagSum, overview_of};
 use crate::position::Position;
 use crate::store;
-use crate::store::history::{OrphanRow, RecoveryRow};
-use crate::store::phantom::PhantomRow;
+use crate::store::history::RecoveryRow;
 
 /// The most effects that are listed or decided about at once.
 const MOST_EFFECTS: usize = 1000;
@@ -65,78 +62,6 @@ impl std::fmt::Debug for HistoryApi {
         f.debug_struct("HistoryApi")
             .field("log", self.inner.log.source())
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a call could not be answered.
-#[derive(Debug, thiserror::Error)]
-enum HistoryFault {
-    #[error("the request is not valid: {0}")]
-    Invalid(Violations),
-    #[error(transparent)]
-    Recover(#[from] RecoverError),
-    #[error(transparent)]
-    Effect(#[from] EffectError),
-    #[error("the log is fenced; recover it first")]
-    Fenced,
-    #[error("consumer {0} has not taken yet what happened before the recovery; wait until it has")]
-    Behind(String),
-    #[error("{0} effects are listed that nobody has decided about; adopt them or write them off first")]
-    Undecided(usize),
-}
-
-impl From<StoreError> for HistoryFault {
-    fn from(error: StoreError) -> Self {
-        HistoryFault::Recover(RecoverError::Store(error))
-    }
-}
-
-impl Fault for HistoryFault {
-    fn code(&self) -> Code {
-        match self {
-            HistoryFault::Invalid(_) => Code::InvalidArgument,
-            HistoryFault::Recover(RecoverError::Store(error))
-            | HistoryFault::Effect(EffectError::Store(error)) => match error {
-                StoreError::Unavailable { .. } | StoreError::Retry(_) => Code::Unavailable,
-                _ => Code::Internal,
-            },
-            HistoryFault::Recover(RecoverError::Stream(_))
-            | HistoryFault::Effect(EffectError::Outside(_)) => Code::Unavailable,
-            HistoryFault::Effect(EffectError::NotFound(_)) => Code::NotFound,
-            HistoryFault::Recover(RecoverError::NotFenced)
-            | HistoryFault::Effect(EffectError::NotAdoptable { .. })
-            | HistoryFault::Fenced
-            | HistoryFault::Behind(_)
-            | HistoryFault::Undecided(_) => Code::FailedPrecondition,
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            HistoryFault::Invalid(_) => "INVALID_REQUEST",
-            HistoryFault::Recover(RecoverError::NotFenced) => "LOG_NOT_FENCED",
-            HistoryFault::Recover(RecoverError::Stream(_)) => "STREAM_UNREADABLE",
-            HistoryFault::Recover(RecoverError::Store(_)) | HistoryFault::Effect(EffectError::Store(_)) => {
-                "LOG_UNREADABLE"
-            }
-            HistoryFault::Effect(EffectError::NotFound(_)) => "EFFECT_NOT_FOUND",
-            HistoryFault::Effect(EffectError::NotAdoptable { .. }) => "EFFECT_NOT_ADOPTABLE",
-            HistoryFault::Effect(EffectError::Outside(_)) => "OUTSIDE_UNREADABLE",
-            HistoryFault::Fenced => "LOG_FENCED",
-            HistoryFault::Behind(_) => "CONSUMERS_BEHIND",
-            HistoryFault::Undecided(_) => "EFFECTS_UNDECIDED",
-        })
-    }
-
-    fn domain(&self) -> &'static str {
-        "events.waybill"
-    }
-
-    fn violations(&self) -> Option<&Violations> {
-        match self {
-            HistoryFault::Invalid(violations) => Some(violations),
-            _ => None,
-        }
     }
 }
 
@@ -210,7 +135,7 @@ impl HistoryApi {
             phantoms: standing.phantoms,
             consumers_generation,
             held_kinds: standing.held,
-            recoveries: recoveries.into_iter().map(recovery).collect(),
+            recoveries: recoveries.into_iter().map(view::recovery).collect(),
         })
     }
 
@@ -262,7 +187,10 @@ impl HistoryApi {
         let rows = store::history::orphans(pool, recovered_in, vpartition, after, limit).await?;
         let full = rows.len() as i64 == limit;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.event_id).collect();
-        let orphans = rows.into_iter().map(orphan).collect::<Result<Vec<_>, _>>()?;
+        let orphans = rows
+            .into_iter()
+            .map(view::orphan)
+            .collect::<Result<Vec<_>, _>>()?;
         let next = orphans.last().zip(ids.last()).filter(|_| full).map(|(last, id)| {
             let at = last.event.as_ref().and_then(|event| event.position);
             let at = at.map(Position::from).unwrap_or_default();
@@ -299,7 +227,7 @@ impl HistoryApi {
             .filter(|_| rows.len() as i64 == limit)
             .map(|last| PageToken::encode(&filter, &[last.id.to_string()]));
         Ok(ListPhantomsResponse {
-            phantoms: rows.into_iter().map(phantom).collect(),
+            phantoms: rows.into_iter().map(view::phantom).collect(),
             next_page_token: next.unwrap_or_default(),
         })
     }
@@ -417,55 +345,6 @@ fn token<T>(
     found
 }
 
-fn recovery(row: RecoveryRow) -> Recovery {
-    Recovery {
-        generation: row.generation,
-        from_generation: row.from_generation,
-        reason: row.reason,
-        recovered_by: row.recovered_by,
-        recovered_at: Some(convert::to_timestamp(row.recovered_at)),
-        orphans: row.orphans,
-        survived_until: row.survived_until.map(convert::to_timestamp),
-    }
-}
-
-fn orphan(row: OrphanRow) -> Result<Orphan, StoreError> {
-    Ok(Orphan {
-        event: Some(LoggedEvent::decode(row.event.as_slice()).map_err(StoreError::decode)?),
-        complete: row.complete,
-        recovered_in: row.recovered_in,
-        found_at: Some(convert::to_timestamp(row.found_at)),
-    })
-}
-
-fn phantom(row: PhantomRow) -> Phantom {
-    let place = |generation, xid: i64, position| {
-        Position {
-            generation,
-            xid: xid as u64,
-            position,
-        }
-        .into()
-    };
-    let after = match (row.after_generation, row.after_xid, row.after_position) {
-        (Some(generation), Some(xid), Some(position)) => Some(place(generation, xid, position)),
-        _ => None,
-    };
-    Phantom {
-        consumer: row.consumer,
-        source: row.source,
-        partition: u32::from(row.vpartition.unsigned_abs()),
-        generation: row.rewound_to,
-        event_id: row.event_id.map(|id| id.to_string()).unwrap_or_default(),
-        r#type: row.type_name.unwrap_or_default(),
-        key: row.key.map(|key| key.to_string()).unwrap_or_default(),
-        position: Some(place(row.generation, row.xid, row.position)),
-        after,
-        count: row.count,
-        found_at: Some(convert::to_timestamp(row.found_at)),
-    }
-}
-
 fn status(fault: HistoryFault) -> Status {
     to_status(&fault)
 }
@@ -489,7 +368,7 @@ impl HistoryService for HistoryApi {
             .await
             .map_err(status)?;
         Ok(Response::new(RecoverLogResponse {
-            recovery: Some(recovery(row)),
+            recovery: Some(view::recovery(row)),
         }))
     }
 
