@@ -68,13 +68,18 @@ pub async fn resolve(
         carriers.push(carrier);
         numbers.push(number);
     }
-    // Two index look-ups per reference, of which one finds nothing to look for.
+    // Two index look-ups per reference, of which one finds nothing to look for. Lateral and limited, so that they are
+    // look-ups whatever the planner thinks of the table: a join of all shipments was its choice for the first ones.
     let rows: Vec<(Option<Uuid>, Option<Uuid>)> = sqlx::query_as(
         "SELECT coalesce(i.shipment_id, n.shipment_id), coalesce(i.order_id, n.order_id)
          FROM UNNEST($3::uuid[], $4::text[], $5::text[]) WITH ORDINALITY AS r (id, carrier, number, place)
-         LEFT JOIN shipments i ON i.shipment_id = r.id AND i.merchant_id = $1 AND i.store_id = $2
-         LEFT JOIN shipments n ON n.merchant_id = $1 AND n.carrier = r.carrier AND n.tracking_number = r.number
-                              AND n.store_id = $2
+         LEFT JOIN LATERAL (
+             SELECT s.shipment_id, s.order_id FROM shipments s
+             WHERE s.shipment_id = r.id AND s.merchant_id = $1 AND s.store_id = $2 LIMIT 1) i ON true
+         LEFT JOIN LATERAL (
+             SELECT s.shipment_id, s.order_id FROM shipments s
+             WHERE s.merchant_id = $1 AND s.carrier = r.carrier AND s.tracking_number = r.number AND s.store_id = $2
+             LIMIT 1) n ON true
          ORDER BY r.place",
     )
     .bind(merchant.uuid())
