@@ -24,6 +24,8 @@ use crate::verify::check::{Unrest, admin};
 
 /// Milliseconds of CPU that a life may take: a million lives an hour on two cores.
 const MOST_CPU_MS: f64 = 7.2;
+/// How often it is looked whether everything has come to rest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long everything may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -145,7 +147,8 @@ fn per_life(time: Duration, lives: u32) -> f64 {
     1000.0 * time.as_secs_f64() / f64::from(lives)
 }
 
-/// Waits until every event has been taken and every job is done.
+/// Waits until every event has been taken and every job is done. It looks seldom: it counts whole logs, and what it costs
+/// is part of the figures.
 async fn calm(db: &PgPool) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -159,6 +162,6 @@ async fn calm(db: &PgPool) -> anyhow::Result<()> {
                 PATIENCE.as_secs()
             );
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(LOOK_EVERY).await;
     }
 }
