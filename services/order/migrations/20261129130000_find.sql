@@ -26,9 +26,7 @@ CREATE INDEX order_contacts_last_name
 
 -- By what they cost, in one currency: a range, and a list in this order.
 CREATE INDEX orders_total ON orders (merchant_id, store_id, currency, total_minor, order_id);
--- By when they last changed. From here on an update that moves this time touches the indexes: the dearest of all that is
--- here, and the price of a list in this order.
-CREATE INDEX orders_updated ON orders (merchant_id, store_id, updated_at, order_id);
+-- Not by when they last changed: each change of an order would then write all its indexes again (README, "Decisions").
 
 -- Tags stand inside the order; an index needs them as rows. Most orders have none, and so no row here.
 CREATE TABLE order_tags (

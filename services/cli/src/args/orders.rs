@@ -74,10 +74,6 @@ pub enum SortArg {
     PlacedDesc,
     /// Oldest first.
     PlacedAsc,
-    /// Changed last first.
-    UpdatedDesc,
-    /// Changed longest ago first.
-    UpdatedAsc,
     /// Highest total first; with --currency.
     TotalDesc,
     /// Lowest total first; with --currency.

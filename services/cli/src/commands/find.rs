@@ -262,8 +262,6 @@ const fn sorted(sort: SortArg) -> OrderSort {
     match sort {
         SortArg::PlacedDesc => OrderSort::PlacedDesc,
         SortArg::PlacedAsc => OrderSort::PlacedAsc,
-        SortArg::UpdatedDesc => OrderSort::UpdatedDesc,
-        SortArg::UpdatedAsc => OrderSort::UpdatedAsc,
         SortArg::TotalDesc => OrderSort::TotalDesc,
         SortArg::TotalAsc => OrderSort::TotalAsc,
     }

@@ -57,8 +57,6 @@ pub enum By {
     /// When they were placed.
     #[default]
     Placed,
-    /// When they last changed.
-    Updated,
     /// What they cost, in one currency.
     Total,
 }
@@ -79,8 +77,6 @@ impl Sort {
         match (self.by, self.ascending) {
             (By::Placed, false) => "PLACED_DESC",
             (By::Placed, true) => "PLACED_ASC",
-            (By::Updated, false) => "UPDATED_DESC",
-            (By::Updated, true) => "UPDATED_ASC",
             (By::Total, false) => "TOTAL_DESC",
             (By::Total, true) => "TOTAL_ASC",
         }

@@ -261,8 +261,6 @@ fn sort(sort: proto::OrderSort) -> Sort {
     let (by, ascending) = match sort {
         proto::OrderSort::Unspecified | proto::OrderSort::PlacedDesc => (By::Placed, false),
         proto::OrderSort::PlacedAsc => (By::Placed, true),
-        proto::OrderSort::UpdatedDesc => (By::Updated, false),
-        proto::OrderSort::UpdatedAsc => (By::Updated, true),
         proto::OrderSort::TotalDesc => (By::Total, false),
         proto::OrderSort::TotalAsc => (By::Total, true),
     };

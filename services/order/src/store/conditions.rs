@@ -105,7 +105,6 @@ pub(super) fn push_tenant(sql: &mut Sql, name: &str, tenant: Tenant) {
 pub(super) fn push_range(sql: &mut Sql, filter: &Filter, by: By) {
     match by {
         By::Placed => push_span(sql, "o.placed_at", filter.placed_from, filter.placed_before),
-        By::Updated => push_span(sql, "o.updated_at", filter.updated_from, filter.updated_before),
         By::Total => {
             if let Some(currency) = filter.currency {
                 sql.push(" AND o.currency = ");
@@ -147,9 +146,10 @@ pub(super) fn push_conditions(sql: &mut Sql, filter: &Filter) {
             sql.push_bind(wanted);
         }
     }
-    for by in [By::Placed, By::Updated, By::Total] {
+    for by in [By::Placed, By::Total] {
         push_range(sql, filter, by);
     }
+    push_span(sql, "o.updated_at", filter.updated_from, filter.updated_before);
     if let Some(tag) = &filter.tag {
         sql.push(" AND o.tags ? ");
         sql.push_bind(tag.clone());

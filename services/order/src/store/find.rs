@@ -278,7 +278,6 @@ fn push_walked(sql: &mut Sql, tenant: Tenant, filter: &Filter, by: By) {
 const fn sorted(by: By) -> &'static str {
     match by {
         By::Placed => "o.placed_at",
-        By::Updated => "o.updated_at",
         By::Total => "o.total_minor",
     }
 }
@@ -286,7 +285,7 @@ const fn sorted(by: By) -> &'static str {
 /// What a column is as a key of a place.
 fn key_of(by: By, column: &str) -> String {
     match by {
-        By::Placed | By::Updated => format!("(extract(epoch FROM {column}) * 1000000)::bigint"),
+        By::Placed => format!("(extract(epoch FROM {column}) * 1000000)::bigint"),
         By::Total => column.to_owned(),
     }
 }
@@ -308,9 +307,7 @@ fn push_beyond(sql: &mut Sql, sort: Sort, after: Option<Place>) {
     sql.push(format!(" AND ({}, o.order_id) {sign} (", sorted(sort.by)));
     match sort.by {
         // A token that was made up may hold any number; what is no time is taken for 1970.
-        By::Placed | By::Updated => {
-            sql.push_bind(DateTime::from_timestamp_micros(place.key).unwrap_or_default())
-        }
+        By::Placed => sql.push_bind(DateTime::from_timestamp_micros(place.key).unwrap_or_default()),
         By::Total => sql.push_bind(place.key),
     };
     sql.push(", ");

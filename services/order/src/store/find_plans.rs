@@ -97,7 +97,7 @@ type Write<'a> = Box<dyn Fn(&mut Sql) + 'a>;
 /// Every statement there can be for a filter, by name.
 fn statements(tenant: Tenant, filter: &Filter) -> Vec<(String, Write<'_>)> {
     let mut all: Vec<(String, Write<'_>)> = Vec::new();
-    for by in [By::Placed, By::Updated, By::Total] {
+    for by in [By::Placed, By::Total] {
         if by == By::Total && filter.currency.is_none() {
             continue;
         }
