@@ -39,6 +39,7 @@ async fn shop() -> Shop {
     let log = Log::open(&db);
     let orders = Orders {
         intake: Intake::new(&db, &log, Placing::default()),
+        lookups: crate::app::Lookups::new(&db),
         watch: Watch::new(&db, 1),
         exports: crate::app::Exports::new(1),
         log,

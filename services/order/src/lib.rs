@@ -36,7 +36,7 @@ use waybill_store::Db;
 pub use crate::config::{Config, Holds, Placing, StoreHolds};
 pub use crate::error::Error;
 
-use crate::app::{Customers, Exports, Intake, Orders, Watch};
+use crate::app::{Customers, Exports, Intake, Lookups, Orders, Watch};
 use crate::consumers::OrderFold;
 use crate::grpc::OrderGrpc;
 
@@ -82,6 +82,7 @@ impl App {
             let customer_key = customer_key(&config, &db).await?;
             let orders = Orders {
                 intake: Intake::new(&db, &log, config.placing),
+                lookups: Lookups::new(&db),
                 watch: Watch::new(&db, config.max_watches),
                 exports: Exports::new(config.max_exports),
                 db,

@@ -8,6 +8,7 @@ mod cancel_lines;
 mod find;
 mod hold;
 mod intake;
+mod lookup;
 mod payment;
 mod place;
 mod query;
@@ -27,6 +28,7 @@ pub(crate) use self::cancel_lines::CancelUnits;
 pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::intake::Intake;
+pub(crate) use self::lookup::Lookups;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
 pub(crate) use self::query::MAX_BATCH_GET;
@@ -52,6 +54,7 @@ pub(crate) struct Orders {
     pub(crate) customers: Customers,
     pub(crate) rules: Arc<Rulebook>,
     pub(crate) intake: Intake,
+    pub(crate) lookups: Lookups,
     pub(crate) watch: Arc<Watch>,
     pub(crate) exports: Exports,
 }

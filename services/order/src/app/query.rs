@@ -20,6 +20,9 @@ pub(super) const MAX_LINES_OF_ANSWER: i64 = 20_000;
 impl Orders {
     /// One order.
     pub(crate) async fn get(&self, tenant: Tenant, key: &Key) -> Result<Order, Error> {
+        if let Key::Id(order) = key {
+            return self.lookups.get(tenant, *order).await;
+        }
         let found = find(self.db.pool(), tenant, key).await?;
         Ok(found.ok_or(Error::OrderNotFound)?.order)
     }

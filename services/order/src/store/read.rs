@@ -392,7 +392,8 @@ pub(crate) struct Placed {
 }
 
 /// Whole orders in one statement: children come as JSON, so that there is one row per order and one snapshot for all. The
-/// argument says which orders `o` are meant; $1 and $2 are merchant and store.
+/// argument says which orders `o` are meant, and binds them to their merchant and store; children belong to their order.
+/// Merchant and store once more for the children would tempt the planner to walk an index of the whole store for each.
 macro_rules! load {
     ($which:literal) => {
         concat!(
@@ -404,17 +405,17 @@ macro_rules! load {
                     o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
                     o.units_cancelled, o.cancelled_minor,
                     (SELECT row_to_json(c) FROM order_contacts c
-                     WHERE (c.order_id, c.merchant_id, c.store_id) = (o.order_id, $1, $2)) AS contact,
+                     WHERE c.order_id = o.order_id) AS contact,
                     (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
-                     WHERE (l.order_id, l.merchant_id, l.store_id) = (o.order_id, $1, $2)) AS lines,
+                     WHERE l.order_id = o.order_id) AS lines,
                     (SELECT coalesce(json_agg(s ORDER BY s.position), '[]') FROM order_shipping_lines s
-                     WHERE (s.order_id, s.merchant_id, s.store_id) = (o.order_id, $1, $2)) AS shipping_lines,
+                     WHERE s.order_id = o.order_id) AS shipping_lines,
                     (SELECT coalesce(json_agg(p ORDER BY p.sequence), '[]') FROM order_payments p
-                     WHERE (p.order_id, p.merchant_id, p.store_id) = (o.order_id, $1, $2)) AS payment_rows,
+                     WHERE p.order_id = o.order_id) AS payment_rows,
                     (SELECT coalesce(json_agg(h ORDER BY h.hold_id), '[]') FROM order_holds h
-                     WHERE (h.order_id, h.merchant_id, h.store_id) = (o.order_id, $1, $2)) AS hold_rows,
+                     WHERE h.order_id = o.order_id) AS hold_rows,
                     (SELECT coalesce(json_agg(x ORDER BY x.cancellation_id), '[]') FROM order_cancellations x
-                     WHERE (x.order_id, x.merchant_id, x.store_id) = (o.order_id, $1, $2)) AS cancellation_rows
+                     WHERE x.order_id = o.order_id) AS cancellation_rows
              ",
             $which
         )
@@ -481,6 +482,37 @@ pub(crate) async fn by_ids(
     .bind(tenant.merchant.uuid())
     .bind(tenant.store.uuid())
     .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(OrderRow::order).collect()
+}
+
+/// Orders of several tenants, each once, in no order; those that are not their tenant's are left out.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn by_owners(
+    executor: impl PgExecutor<'_>,
+    wanted: &[(Tenant, OrderId)],
+) -> Result<Vec<Placed>, StoreError> {
+    let mut merchants = Vec::with_capacity(wanted.len());
+    let mut stores = Vec::with_capacity(wanted.len());
+    let mut orders = Vec::with_capacity(wanted.len());
+    for (tenant, order) in wanted {
+        merchants.push(tenant.merchant.uuid());
+        stores.push(tenant.store.uuid());
+        orders.push(order.uuid());
+    }
+    let rows: Vec<OrderRow> = sqlx::query_as(load!(
+        "FROM (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS u (merchant_id, store_id, order_id)) k
+         CROSS JOIN LATERAL (
+             SELECT * FROM orders o
+             WHERE (o.order_id, o.merchant_id, o.store_id) = (k.order_id, k.merchant_id, k.store_id) LIMIT 1) o"
+    ))
+    .bind(merchants)
+    .bind(stores)
+    .bind(orders)
     .fetch_all(executor)
     .await?;
     rows.into_iter().map(OrderRow::order).collect()

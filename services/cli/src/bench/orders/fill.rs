@@ -26,7 +26,11 @@ pub(super) async fn fill(shop: &Shop, count: i64) -> anyhow::Result<()> {
         first = last + 1;
     }
     conn.close().await?;
-    // As the server itself would do by and by.
+    settle(shop).await
+}
+
+/// Does what the server itself does by and by: cleans up, and counts what is in the tables for the planner.
+pub(super) async fn settle(shop: &Shop) -> anyhow::Result<()> {
     let mut conn = shop.db.dedicated().await?;
     sqlx::raw_sql("SET transaction_timeout = 0")
         .execute(&mut conn)

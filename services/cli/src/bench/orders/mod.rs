@@ -50,6 +50,7 @@ pub async fn run(args: &OrdersArgs, progress: &Progress) -> anyhow::Result<Repor
     progress.say("orders: warming up");
     load.place(32, args.calls as usize / 4).await?;
     load.get(READERS, args.calls as usize / 4).await?;
+    fill::settle(&shop).await?;
     let empty = Rounds::measure(args, progress, "an empty store", &load, Some(&bare)).await?;
     empty.report("", &mut report);
     empty.report_floors(&load, &mut report);
