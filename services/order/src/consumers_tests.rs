@@ -164,6 +164,7 @@ fn event<M: Message + Name>(order: &Order, source: &str, message: &M) -> Event {
         payload: message.encode_to_vec().into(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         occurred_at: DateTime::UNIX_EPOCH,
+        origin: waybill_store::Origin::default(),
     }
 }
 

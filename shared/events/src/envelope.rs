@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use waybill_store::Origin;
 
 use crate::event::{Event, MalformedEvent, parse, short_type};
 use crate::position::Position;
@@ -48,6 +49,9 @@ static KEY: Header = Header::of("waybill-key");
 static AGGREGATE: Header = Header::of("waybill-aggregate");
 static VERSION: Header = Header::of("waybill-version");
 static TRACEPARENT: Header = Header::of("traceparent");
+/// Who caused it, and what it follows from.
+static ACTOR: Header = Header::of("waybill-actor");
+static CAUSE: Header = Header::of("waybill-cause");
 /// Present when the body is left out: its size in bytes.
 static REFERENCE: Header = Header::of("waybill-body-bytes");
 
@@ -117,13 +121,17 @@ pub fn pack(event: &Event, payload_bytes: usize) -> Outgoing {
     set(&KEY, event.key.to_string().into());
     set(&AGGREGATE, event.aggregate.to_string().into());
     set(&VERSION, event.version.into());
-    // The only text here that a caller of ours may have made up: a line break in it would end the header.
-    if let Some(traceparent) = event
-        .traceparent
-        .as_deref()
-        .filter(|text| text.bytes().all(|b| b.is_ascii_graphic()))
-    {
-        set(&TRACEPARENT, traceparent.into());
+    // The only texts here that a caller of ours may have made up: a line break in one would end the header.
+    let made_up = [
+        (&TRACEPARENT, event.traceparent.as_deref().unwrap_or_default()),
+        (&ACTOR, event.origin.actor.as_str()),
+        (&CAUSE, event.origin.cause.as_str()),
+    ];
+    for (header, text) in made_up {
+        let plain = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        if !text.is_empty() && plain && text.trim() == text {
+            set(header, text.into());
+        }
     }
     let body = if payload_bytes > INLINE_LIMIT {
         set(&REFERENCE, payload_bytes.into());
@@ -179,6 +187,10 @@ pub fn unpack(
         occurred_at: DateTime::parse_from_rfc3339(time)
             .map_err(|_| MalformedEvent::of(TIME.text, &time))?
             .with_timezone(&Utc),
+        origin: Origin {
+            actor: optional(headers, &ACTOR).unwrap_or_default().to_owned(),
+            cause: optional(headers, &CAUSE).unwrap_or_default().to_owned(),
+        },
     };
     let complete = optional(headers, &REFERENCE).is_none();
     Ok(Incoming {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use waybill_kernel::id::{EventId, MerchantId, StoreId};
 use waybill_kernel::partition::{PARTITIONS, partition_of};
 use waybill_proto::waybill::events::v1::LoggedEvent;
+use waybill_store::Origin;
 
 use crate::error::FoldError;
 use crate::position::Position;
@@ -31,6 +32,7 @@ pub struct NewEvent {
     pub(crate) payload: Vec<u8>,
     pub(crate) occurred_at: DateTime<Utc>,
     pub(crate) cause: Option<String>,
+    pub(crate) origin: Option<Origin>,
 }
 
 impl NewEvent {
@@ -59,13 +61,27 @@ impl NewEvent {
             payload: message.encode_to_vec(),
             occurred_at,
             cause: None,
+            origin: None,
         }
     }
 
-    /// Makes the event part of the trace of the event it follows from. Without it the current span counts.
+    /// Makes the event follow from another one: it names it as its cause, and is part of its trace. Without it the current
+    /// origin and the current span count.
     #[must_use]
     pub fn caused_by(mut self, event: &Event) -> NewEvent {
         self.cause.clone_from(&event.traceparent);
+        let actor = self.origin.map(|origin| origin.actor).unwrap_or_default();
+        self.origin = Some(Origin {
+            actor,
+            cause: event.event_id.to_string(),
+        });
+        self
+    }
+
+    /// Says who and what the event comes from. Without it the current origin counts ([`Origin::current`]).
+    #[must_use]
+    pub fn on_behalf(mut self, origin: Origin) -> NewEvent {
+        self.origin = Some(origin);
         self
     }
 
@@ -75,6 +91,14 @@ impl NewEvent {
     pub fn traced(mut self, traceparent: Option<String>) -> NewEvent {
         self.cause = traceparent;
         self
+    }
+
+    /// Says who caused it, unless that was said before.
+    pub(crate) fn default_actor(&mut self, actor: &str) {
+        let origin = self.origin.get_or_insert_default();
+        if origin.actor.is_empty() {
+            actor.clone_into(&mut origin.actor);
+        }
     }
 
     /// The id the event will have.
@@ -115,6 +139,8 @@ pub struct Event {
     pub traceparent: Option<String>,
     /// When the change happened, by the writer's clock.
     pub occurred_at: DateTime<Utc>,
+    /// Who and what it comes from, as far as its writer knew.
+    pub origin: Origin,
 }
 
 impl Event {
@@ -192,6 +218,8 @@ impl Event {
                 seconds: self.occurred_at.timestamp(),
                 nanos: self.occurred_at.timestamp_subsec_nanos().min(999_999_999) as i32,
             }),
+            actor: self.origin.actor.clone(),
+            cause: self.origin.cause.clone(),
         }
     }
 
@@ -222,6 +250,10 @@ impl Event {
                 .ok()
                 .and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos))
                 .ok_or_else(|| MalformedEvent::of("occurred_at", &time.seconds))?,
+            origin: Origin {
+                actor: logged.actor,
+                cause: logged.cause,
+            },
         }
         .checked()
     }
@@ -317,6 +349,14 @@ pub(crate) mod tests {
                         payload: payload.into(),
                         traceparent,
                         occurred_at: DateTime::from_timestamp(seconds, micros * 1000).expect("in range"),
+                        origin: Origin {
+                            actor: if has_store {
+                                "ops 7".to_owned()
+                            } else {
+                                String::new()
+                            },
+                            cause: Uuid::from_u128(ids[2]).to_string(),
+                        },
                     }
                 },
             )
@@ -358,6 +398,7 @@ pub(crate) mod tests {
             payload: message.encode_to_vec().into(),
             traceparent: None,
             occurred_at: DateTime::UNIX_EPOCH,
+            origin: Origin::default(),
         }
     }
 

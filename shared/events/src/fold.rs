@@ -193,7 +193,12 @@ impl<'t> Reaction<'t> {
     /// # Errors
     ///
     /// As the database answers.
-    pub async fn write(self, log: &Log) -> Result<(), FoldError> {
+    pub async fn write(mut self, log: &Log) -> Result<(), FoldError> {
+        // Nobody asked for it: it is the service that reacts.
+        let actor = format!("service:{}", log.source());
+        for event in &mut self.events {
+            event.default_actor(&actor);
+        }
         log.append(self.tx, &self.events).await?;
         if !self.jobs.is_empty() {
             enqueue(self.tx, &self.jobs).await?;

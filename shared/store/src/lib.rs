@@ -6,6 +6,7 @@
 //! - A [`UseCase`] is what one transaction does. [`Db::run`] runs it, again when that helps; [`Db::run_once`] runs it once
 //!   for a [`RequestKey`], however often it is asked.
 //! - [`StoreError`] is what can go wrong, in the classes a service can act on.
+//! - [`Origin`] says who and what a change comes from; [`Db::run_once`] makes it known to what it runs.
 //! - [`jobs`] carries effects to the outside world: written with the decision, done after it, under a lease.
 //! - [`maintain`] forgets old request keys and jobs; every service runs it.
 //! - [`mod@durability`] refuses a server that may forget what it acknowledged.
@@ -25,6 +26,7 @@ pub mod jobs;
 mod maintenance;
 pub mod migrate;
 mod name;
+mod origin;
 mod scram;
 mod tx;
 pub mod usecase;
@@ -35,5 +37,6 @@ pub use self::error::{RetryCause, RetryClass, StoreError};
 pub use self::idempotency::RequestKey;
 pub use self::maintenance::{MaintenanceOptions, maintain};
 pub use self::name::NameError;
+pub use self::origin::Origin;
 pub use self::tx::Tx;
 pub use self::usecase::UseCase;

@@ -15,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::db::Db;
 use crate::error::{RetryClass, StoreError};
 use crate::idempotency::{self, Claim, RequestKey};
+use crate::origin::Origin;
 use crate::tx::Tx;
 
 /// The most attempts of one call.
@@ -163,7 +164,7 @@ where
             // The key was free: whatever an earlier attempt tried to commit is gone for good. Had it been committed the
             // key would be there, and had it been undecided the claim would have waited.
             *in_doubt = false;
-            let output = usecase.run(tx).await?;
+            let output = Origin::of(key).scope(usecase.run(tx)).await?;
             let response = serde_json::to_string(&output).map_err(StoreError::other)?;
             idempotency::record(tx.conn(), &[(key, response)]).await?;
             Ok(Keyed::Done(output))

@@ -203,6 +203,7 @@ impl Bench {
             payload: message.encode_to_vec().into(),
             traceparent: None,
             occurred_at: self.clock.now(),
+            origin: waybill_store::Origin::default(),
         }
     }
 

@@ -122,7 +122,7 @@ pub(crate) async fn stretch(
     let mut rows = sqlx::query(
         "SELECT l.generation, l.xid::text::bigint AS xid, l.position, l.event_id, l.merchant_id, l.store_id,
                 l.partition_key, l.vpartition, l.aggregate_id, l.aggregate_version, l.type,
-                octet_length(l.payload) AS payload_bytes, l.payload, l.traceparent, l.occurred_at
+                octet_length(l.payload) AS payload_bytes, l.payload, l.traceparent, l.occurred_at, l.actor, l.cause
          FROM event_log l
          WHERE (l.generation, l.xid, l.position) > ($1, $2::xid8, $3)
            AND (l.generation, l.xid, l.position) <= ($4, $5::xid8, $6) AND l.position >= $7

@@ -18,6 +18,7 @@ use sqlx::{FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
 use waybill_kernel::partition::{PARTITIONS, partition_of};
 use waybill_runtime::telemetry::current_traceparent;
+use waybill_store::Origin;
 use waybill_store::error::StoreError;
 
 use crate::envelope::INLINE_LIMIT;
@@ -30,14 +31,14 @@ pub(crate) type Predecessors = [Position; PARTITIONS as usize];
 const APPEND: &str = "
     WITH written AS (
         INSERT INTO event_log (generation, event_id, merchant_id, store_id, partition_key, vpartition, aggregate_id,
-                               aggregate_version, type, payload, traceparent, occurred_at)
+                               aggregate_version, type, payload, traceparent, occurred_at, actor, cause)
         SELECT i.generation, e.event_id, e.merchant_id, e.store_id, e.partition_key, e.vpartition, e.aggregate_id,
-               e.aggregate_version, e.type, e.payload, e.traceparent, e.occurred_at
+               e.aggregate_version, e.type, e.payload, e.traceparent, e.occurred_at, e.actor, e.cause
         FROM log_identity i,
              UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::smallint[], $6::uuid[], $7::bigint[],
-                    $8::text[], $9::bytea[], $10::text[], $11::timestamptz[]) WITH ORDINALITY
+                    $8::text[], $9::bytea[], $10::text[], $11::timestamptz[], $14::text[], $15::text[]) WITH ORDINALITY
                AS e (event_id, merchant_id, store_id, partition_key, vpartition, aggregate_id, aggregate_version, type,
-                     payload, traceparent, occurred_at, place)
+                     payload, traceparent, occurred_at, actor, cause, place)
         -- A schema that was restored under this connection has another table than its identity says.
         WHERE NOT i.fenced AND i.table_oid = to_regclass('event_log')::oid
         ORDER BY e.place
@@ -53,6 +54,14 @@ pub(crate) async fn append(
     channel: Option<&str>,
 ) -> Result<i64, StoreError> {
     let span = current_traceparent();
+    let here = Origin::current();
+    let origin = |of: fn(&Origin) -> &String| {
+        let said = |origin: Option<&'_ Origin>| origin.map(of).filter(|text| !text.is_empty()).cloned();
+        let texts = events
+            .iter()
+            .map(|event| said(event.origin.as_ref()).or_else(|| said(here.as_ref())));
+        texts.collect::<Vec<Option<String>>>()
+    };
     let column = |of: fn(&NewEvent) -> Uuid| events.iter().map(of).collect::<Vec<Uuid>>();
     let (written, _): (i64, Option<String>) = sqlx::query_as(APPEND)
         .bind(column(|e| e.id.uuid()))
@@ -83,6 +92,8 @@ pub(crate) async fn append(
         .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
         .bind(channel.is_some())
         .bind(channel.unwrap_or_default())
+        .bind(origin(|origin| &origin.actor))
+        .bind(origin(|origin| &origin.cause))
         .fetch_one(conn)
         .await?;
     Ok(written)
@@ -107,6 +118,8 @@ pub(super) struct LogRow {
     pub(super) payload_bytes: i32,
     traceparent: Option<String>,
     occurred_at: DateTime<Utc>,
+    actor: Option<String>,
+    cause: Option<String>,
 }
 
 impl LogRow {
@@ -126,6 +139,10 @@ impl LogRow {
             payload: Bytes::from(self.payload.unwrap_or_default()),
             traceparent: self.traceparent,
             occurred_at: self.occurred_at,
+            origin: Origin {
+                actor: self.actor.unwrap_or_default(),
+                cause: self.cause.unwrap_or_default(),
+            },
         }
         .checked()
         .map_err(StoreError::decode)
@@ -177,7 +194,8 @@ pub(super) const PAGE: &str = "
            e.generation < i.generation OR e.xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
-           CASE WHEN octet_length(e.payload) <= $5 THEN e.payload END AS payload, e.traceparent, e.occurred_at
+           CASE WHEN octet_length(e.payload) <= $5 THEN e.payload END AS payload, e.traceparent, e.occurred_at, e.actor,
+           e.cause
     FROM log_identity i
     LEFT JOIN LATERAL (
         SELECT * FROM event_log l
@@ -441,7 +459,7 @@ pub(super) const CHUNK: &str = "
            t.before_generation, t.before_xid::text::bigint AS before_xid, t.before_position,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
-           e.payload, e.traceparent, e.occurred_at
+           e.payload, e.traceparent, e.occurred_at, e.actor, e.cause
     FROM told t
     -- LIMIT: one by one through the primary key, whatever the planner thinks of the number of rows.
     CROSS JOIN LATERAL (SELECT * FROM event_log l WHERE l.position = t.position LIMIT 1) e

@@ -92,7 +92,7 @@ pub(super) const SELECT: &str = "
            b.generation AS before_generation, b.xid::text::bigint AS before_xid, b.position AS before_position,
            e.generation, e.xid::text::bigint AS xid, e.position, e.event_id, e.merchant_id, e.store_id, e.partition_key,
            e.vpartition, e.aggregate_id, e.aggregate_version, e.type, octet_length(e.payload) AS payload_bytes,
-           e.payload, e.traceparent, e.occurred_at
+           e.payload, e.traceparent, e.occurred_at, e.actor, e.cause
     FROM upto u
     LEFT JOIN (
         wanted w

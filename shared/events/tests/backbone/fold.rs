@@ -160,6 +160,7 @@ async fn publish_last(context: &jetstream::Context, node: &Node) -> anyhow::Resu
         payload: payload.into(),
         traceparent: None,
         occurred_at: chrono::DateTime::UNIX_EPOCH,
+        origin: waybill_store::Origin::default(),
     };
     let out = waybill_events::envelope::pack(&event, event.payload.len());
     let message = PublishMessage::build().headers(out.headers).payload(out.body);

@@ -188,6 +188,7 @@ async fn logged(
         payload: payload.into(),
         traceparent: None,
         occurred_at,
+        origin: waybill_store::Origin::default(),
     }))
 }
 

@@ -69,5 +69,19 @@ async fn a_trace_goes_through() -> anyhow::Result<()> {
         .await?;
     let expected = format!("00-{trace}-{}-01", process.span_context.span_id());
     assert!(echoed.contains(&Some(expected)), "{echoed:?}");
+
+    // It names what it follows from, and who did it: a service by itself (E-37).
+    let causes: Vec<(Option<String>, Option<String>)> =
+        sqlx::query_as("SELECT actor, cause FROM event_log ORDER BY cause")
+            .fetch_all(consumer.db.pool())
+            .await?;
+    let told: Vec<String> =
+        sqlx::query_scalar("SELECT event_id::text FROM event_log ORDER BY event_id::text")
+            .fetch_all(node.db.pool())
+            .await?;
+    let expected = told
+        .into_iter()
+        .map(|event| (Some("service:analytics".to_owned()), Some(event)));
+    assert_eq!(causes, expected.collect::<Vec<_>>());
     Ok(())
 }

@@ -310,6 +310,7 @@ impl Teller {
             payload: message.encode_to_vec().into(),
             traceparent: None,
             occurred_at: at,
+            origin: waybill_store::Origin::default(),
         }
     }
 }

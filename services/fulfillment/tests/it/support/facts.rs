@@ -195,6 +195,7 @@ impl Order {
             payload: message.encode_to_vec().into(),
             traceparent: None,
             occurred_at: self.placed_at,
+            origin: waybill_store::Origin::default(),
         }
     }
 }

@@ -185,6 +185,7 @@ impl Facts {
             payload: message.encode_to_vec().into(),
             traceparent: None,
             occurred_at: self.at,
+            origin: waybill_store::Origin::default(),
         }
     }
 
