@@ -3,15 +3,18 @@
 //! Nothing here publishes. The relay is woken once the transaction is committed: through a bell when it runs in this
 //! process, by NOTIFY when it does not.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
+use uuid::Uuid;
 use waybill_store::error::StoreError;
 use waybill_store::{Db, Tx};
 
 use crate::archive::Archive;
-use crate::event::{MAX_PAYLOAD_BYTES, NewEvent};
+use crate::event::{Event, MAX_PAYLOAD_BYTES, NewEvent};
+use crate::reader::archived_of;
 use crate::store;
 
 /// The bell's name; see [`Db::bell`].
@@ -89,6 +92,26 @@ impl Log {
         }
         tx.after_commit(Arc::clone(&self.inner.bell));
         Ok(())
+    }
+
+    /// The events of a key that these transactions wrote, in the log's order: for a service that kept with its own rows which
+    /// transaction wrote them. Found by index, however long the log is; what has left the database, in the archive's objects
+    /// that can have it. What comes before each of them (`prev`) need not be right.
+    ///
+    /// # Errors
+    ///
+    /// As the database answers, and the archive.
+    pub async fn written_by(&self, key: Uuid, transactions: &[u64]) -> Result<Vec<Event>, StoreError> {
+        let pool = self.inner.db.pool();
+        let mut events = store::written::written_by(pool, &self.inner.source, key, transactions).await?;
+        let found: BTreeSet<u64> = events.iter().map(|event| event.position.xid).collect();
+        let missing = transactions.iter().filter(|xid| !found.contains(xid));
+        let missing: Vec<u64> = missing.copied().collect();
+        if !missing.is_empty() {
+            events.extend(archived_of(self, key, &missing).await?);
+            events.sort_by_key(|event| event.position);
+        }
+        Ok(events)
     }
 
     /// Raises the generation above the log's own and `above`, takes on the identity that the server has now, and lets

@@ -32,7 +32,7 @@ use crate::store;
 use crate::store::select::Bounds;
 use gone::Gone;
 
-pub(crate) use gone::archived_event_at;
+pub(crate) use gone::{archived_event_at, archived_of};
 
 /// The most events in a chunk.
 pub(crate) const CHUNK_EVENTS: usize = 500;

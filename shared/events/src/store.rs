@@ -18,3 +18,4 @@ pub(crate) mod rebuild;
 pub(crate) mod repair;
 pub(crate) mod select;
 pub(crate) mod shadow;
+pub(crate) mod written;

@@ -152,3 +152,40 @@ pub(crate) async fn archived_event_at(log: &Log, at: Position) -> Result<Option<
         }
     }
 }
+
+/// Objects that are read for a handful of transactions.
+const MOST_OBJECTS: i64 = 16;
+
+/// The events of a key that transactions wrote, as far as they have left the database and an archive is configured.
+pub(crate) async fn archived_of(
+    log: &Log,
+    key: uuid::Uuid,
+    transactions: &[u64],
+) -> Result<Vec<Event>, OwnError> {
+    let Some(archive) = log.archive() else {
+        return Ok(Vec::new());
+    };
+    let pool = log.db().pool();
+    let objects = store::archive::objects_of_transactions(pool, transactions, MOST_OBJECTS).await?;
+    let (key_text, mut found) = (key.to_string(), Vec::new());
+    for object in objects {
+        let mut reading = archive.read(&object).await.map_err(expired)?;
+        loop {
+            let events = reading.next().await.map_err(expired)?;
+            if events.is_empty() {
+                break;
+            }
+            for logged in events
+                .into_iter()
+                .filter(|logged| logged.partition_key == key_text)
+            {
+                let event = Event::from_logged(log.source(), logged)
+                    .map_err(|fault| ArchiveError::damaged(&object, fault))?;
+                if transactions.contains(&event.position.xid) {
+                    found.push(event);
+                }
+            }
+        }
+    }
+    Ok(found)
+}

@@ -297,6 +297,35 @@ pub(crate) async fn gone(
         .collect())
 }
 
+/// The objects that can hold what transactions wrote, of what has left the database; at most `most`, the oldest first. The
+/// events of a transaction may stand in two of them, and a transaction id is one of a generation.
+pub(crate) async fn objects_of_transactions(
+    executor: impl PgExecutor<'_>,
+    transactions: &[u64],
+    most: i64,
+) -> Result<Vec<String>, StoreError> {
+    Ok(sqlx::query_scalar(
+        "SELECT a.object FROM log_archive a
+         WHERE a.low IN (
+             SELECT o.low
+             FROM log_identity i
+             CROSS JOIN LATERAL generate_series(1, i.generation) AS g (generation)
+             CROSS JOIN UNNEST($1::text[]::xid8[]) AS w (xid)
+             CROSS JOIN (VALUES (0::bigint), (9223372036854775807)) AS p (position)
+             CROSS JOIN LATERAL (
+                 SELECT l.low FROM log_archive l
+                 WHERE l.dropped_at IS NOT NULL AND (l.generation, l.xid, l.position) >= (g.generation, w.xid, p.position)
+                 ORDER BY l.low LIMIT 1
+             ) o
+         )
+         ORDER BY a.low LIMIT $2",
+    )
+    .bind(transactions.iter().map(u64::to_string).collect::<Vec<_>>())
+    .bind(most)
+    .fetch_all(executor)
+    .await?)
+}
+
 /// The object that covers a place which has left the database.
 pub(crate) async fn object_of(
     executor: impl PgExecutor<'_>,

@@ -13,6 +13,7 @@ use waybill_store::Db;
 use super::log::{CHUNK, PAGE};
 use super::partitions::{close_next, make, note_filled, state, try_lock};
 use super::select::SELECT;
+use super::written::WRITTEN;
 
 /// A log of ten partitions of a thousand events each, all but the last one closed.
 async fn ten_partitions(db: &Db) -> anyhow::Result<()> {
@@ -213,5 +214,17 @@ async fn readers_look_where_something_can_be() -> anyhow::Result<()> {
             "{plan}"
         );
     }
+
+    // What a transaction wrote of a key is looked up, in every partition, by the log's order.
+    let written = "smallint, uuid, text[]";
+    let key: Uuid = sqlx::query_scalar("SELECT partition_key FROM event_log WHERE position = 9300")
+        .fetch_one(db.pool())
+        .await?;
+    let arguments = format!("{}, '{key}', '{{{xid}}}'", partition_of(key));
+    let plan_of_written = plan(&mut conn, written, WRITTEN, &arguments).await?;
+    assert!(
+        !plan_of_written.contains("Seq Scan on event_log") && plan_of_written.contains("Index Cond"),
+        "{plan_of_written}"
+    );
     Ok(())
 }

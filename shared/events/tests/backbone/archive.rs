@@ -235,6 +235,18 @@ async fn what_left_is_still_part_of_the_log() -> anyhow::Result<()> {
     );
     assert_eq!(read(&node, request(&cursors, 33)).await?.len(), 33);
 
+    // Who knows the transaction of an event finds it, wherever it is by now.
+    for (place, id) in [log[3], log[log.len() / 3], log[log.len() - 1]] {
+        let all = read(&node, from_the_beginning()).await?;
+        let logged = all.iter().find(|event| event.event_id == id.to_string());
+        let key: Uuid = logged.expect("it was read").partition_key.parse()?;
+        let found = node.log.written_by(key, &[place.xid, u64::MAX >> 1]).await?;
+        let found: Vec<(Position, Uuid)> = (found.iter())
+            .map(|event| (event.position, event.event_id.uuid()))
+            .collect();
+        assert_eq!(found, [(place, id)]);
+    }
+
     // Goes on: what follows has the right predecessor although that is in the archive.
     node.append(&orders(64).into_iter().map(placed).collect::<Vec<_>>())
         .await?;
