@@ -1,29 +1,35 @@
 //! The fold: what other services tell about orders goes onto the timeline and into the facets.
 //!
-//! `project` writes one timeline entry per event and lets the events whose entry is new move the facets: so each event
-//! counts once by itself, whatever the cursors do (O-12). `react` completes orders that are paid and have arrived, and
+//! `project` writes one timeline entry per event, behind the end of its order's chain (O-30), and lets the events whose entry
+//! is new move the facets: so each event counts once by itself, whatever the cursors do (O-12). An event that moves a facet
+//! leaves its contents in its entry, so that the order can be replayed from its timeline (O-32). `react` completes orders that are paid and have arrived, and
 //! tells it. The order service's own events are not followed: their entries and effects are written where they are
 //! decided.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, LazyLock};
 
+use chrono::{DateTime, Utc};
+use prost::Name as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
-use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
+use waybill_events::{Event, Fold, FoldError, Position, Projection, Reaction};
 use waybill_kernel::id::{LineId, OrderId};
 use waybill_kernel::money::{Currency, Money};
+use waybill_kernel::partition::partition_of;
 use waybill_kernel::time;
 use waybill_proto::waybill::{
     fulfillment::v1 as fulfillment, notification::v1 as notification, refund::v1 as refund,
 };
-use waybill_store::StoreError;
+use waybill_store::{Origin, StoreError};
 
 use crate::app::BELL;
 use crate::domain::fact::{Fact, MessageFact, ParcelFact, RefundFact, ReturnFact, TimelineEntry, Units};
 use crate::domain::order::Tenant;
+use crate::domain::replay::Effect;
 use crate::domain::tracking::Tracked;
 use crate::events::{self, About};
-use crate::store::{timeline, track};
+use crate::store::{timeline, track, trail};
 
 /// Follows fulfillment, refund and notification.
 pub(crate) struct OrderFold {
@@ -62,8 +68,13 @@ impl Fold for OrderFold {
     }
 
     async fn project(&self, projection: &mut Projection<'_>, events: &[Event]) -> Result<(), FoldError> {
-        let heard = events.iter().map(Heard::of).collect::<Result<Vec<_>, _>>()?;
+        let now = self.clock.now();
+        let heard = (events.iter())
+            .map(|event| Heard::of(event, now))
+            .collect::<Result<Vec<_>, _>>()?;
         let heard: Vec<Heard<'_>> = heard.into_iter().flatten().collect();
+        let orders: BTreeSet<Uuid> = heard.iter().map(|heard| heard.order.uuid()).collect();
+        trail::lock(projection.conn(), &orders.into_iter().collect::<Vec<_>>()).await?;
         let entries = heard
             .iter()
             .map(|heard| (heard.order, heard.tenant, &heard.entry));
@@ -100,6 +111,7 @@ impl Fold for OrderFold {
                 completed.push((order, at));
                 let event = arrivals.get(&order.uuid());
                 let traceparent = event.and_then(|event| event.traceparent.as_deref());
+                let cause = event.map(|event| event.event_id.to_string()).unwrap_or_default();
                 let fact = events::completed(
                     About {
                         tenant,
@@ -109,7 +121,8 @@ impl Fold for OrderFold {
                     },
                     traceparent,
                 );
-                told.push((order, tenant, fact));
+                let origin = Origin::service(events::SERVICE, cause);
+                told.push((order, tenant, fact.on_behalf(origin)));
             }
         }
         if completed.is_empty() {
@@ -177,7 +190,7 @@ struct Heard<'a> {
 
 impl<'a> Heard<'a> {
     /// Reads an event; nothing for one that is about no store.
-    fn of(event: &'a Event) -> Result<Option<Heard<'a>>, FoldError> {
+    fn of(event: &'a Event, now: DateTime<Utc>) -> Result<Option<Heard<'a>>, FoldError> {
         let Some(store) = event.store else { return Ok(None) };
         let fact = fact(event)?;
         let entry = TimelineEntry {
@@ -192,6 +205,16 @@ impl<'a> Heard<'a> {
                 .map(events::trace_id)
                 .unwrap_or_default(),
             subject: fact.subject(),
+            actor: if event.origin.actor.is_empty() {
+                // At least that much is sure.
+                Origin::service(&event.source, "").actor
+            } else {
+                event.origin.actor.clone()
+            },
+            cause: event.origin.cause.clone(),
+            learned_at: Some(now),
+            payload: fact.moves().then(|| event.payload.to_vec()),
+            link: None,
         };
         let tenant = Tenant {
             merchant: event.merchant,
@@ -207,6 +230,57 @@ impl<'a> Heard<'a> {
     }
 }
 
+/// What another service told, as an entry of the timeline kept it.
+pub(crate) fn effect(tenant: Tenant, order: OrderId, entry: &TimelineEntry) -> Effect {
+    let Some(payload) = &entry.payload else {
+        let moves = MOVING.contains(&entry.type_name);
+        return if moves {
+            let reason = "its contents were not kept when this service learned it";
+            Effect::Unreadable(None, reason.to_owned())
+        } else {
+            Effect::Nothing
+        };
+    };
+    let key = order.uuid();
+    let event = Event {
+        position: Position::ZERO,
+        prev: Position::ZERO,
+        event_id: entry.event,
+        source: Arc::from(entry.service.as_str()),
+        type_name: entry.type_name.clone(),
+        merchant: tenant.merchant,
+        store: Some(tenant.store),
+        key,
+        vpartition: partition_of(key),
+        aggregate: key,
+        version: 0,
+        payload: payload.clone().into(),
+        traceparent: None,
+        occurred_at: entry.occurred_at,
+        origin: Origin::default(),
+    };
+    match fact(&event) {
+        Ok(fact) => Effect::Told(fact),
+        Err(FoldError::Poison(reason)) => Effect::Unreadable(None, reason),
+        Err(other) => Effect::Unreadable(None, other.to_string()),
+    }
+}
+
+/// Full names of the types whose facts move a facet.
+static MOVING: LazyLock<[String; 9]> = LazyLock::new(|| {
+    [
+        fulfillment::ShipmentShipped::full_name(),
+        fulfillment::ShipmentDelivered::full_name(),
+        refund::ReturnRequested::full_name(),
+        refund::ReturnApproved::full_name(),
+        refund::ReturnDeclined::full_name(),
+        refund::ReturnReceived::full_name(),
+        refund::ReturnCompleted::full_name(),
+        refund::RefundSucceeded::full_name(),
+        refund::RefundFailed::full_name(),
+    ]
+});
+
 /// Whether this version knows what the event's type means.
 fn is_known(event: &Event) -> bool {
     KNOWN.contains(&event.type_name)
@@ -216,8 +290,8 @@ fn is_known(event: &Event) -> bool {
 macro_rules! facts {
     ($($message:path => $read:expr;)+) => {
         /// Full names of the types below.
-        static KNOWN: std::sync::LazyLock<Vec<String>> =
-            std::sync::LazyLock::new(|| vec![$(<$message as prost::Name>::full_name()),+]);
+        static KNOWN: LazyLock<Vec<String>> =
+            LazyLock::new(|| vec![$(<$message as prost::Name>::full_name()),+]);
 
         fn fact(event: &Event) -> Result<Fact, FoldError> {
             $(if let Some(message) = event.as_a::<$message>()? {
@@ -348,4 +422,4 @@ fn optional_id(text: &str) -> Result<Option<Uuid>, FoldError> {
 
 #[cfg(test)]
 #[path = "consumers_tests.rs"]
-mod tests;
+pub(crate) mod tests;

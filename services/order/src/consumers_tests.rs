@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::DateTime;
 use prost::{Message, Name};
 use waybill_events::{Log, Position};
 use waybill_kernel::id::{EventId, MerchantId, ShipmentId, StoreId};
@@ -20,14 +19,14 @@ use crate::domain::order::{Address, Contact, Order, Source};
 use crate::domain::state::Status;
 use crate::store::read::{Key, find};
 
-struct Shop {
-    orders: Orders,
+pub(crate) struct Shop {
+    pub(crate) orders: Orders,
     fold: OrderFold,
-    tenant: Tenant,
+    pub(crate) tenant: Tenant,
     _db: TestDb,
 }
 
-async fn shop() -> Shop {
+pub(crate) async fn shop() -> Shop {
     let test_db = database(&["order"]).await;
     let common = common_config(&test_db.url("order"), "nats://127.0.0.1:1", &Auth::new(), &[]);
     let db = Db::connect(&common.database, "order")
@@ -66,7 +65,7 @@ async fn shop() -> Shop {
 
 impl Shop {
     /// An order of two units for 10.00 EUR.
-    async fn place(&self) -> Order {
+    pub(crate) async fn place(&self) -> Order {
         let eur = |minor| Money::new(Currency::EUR, minor);
         let draft = Draft {
             source: Source {
@@ -132,7 +131,7 @@ impl Shop {
     }
 
     /// Applies events as a batch of the backbone does, but for the cursors.
-    async fn apply(&self, events: &[Event], react: bool) -> Result<(), FoldError> {
+    pub(crate) async fn apply(&self, events: &[Event], react: bool) -> Result<(), FoldError> {
         let mut tx: Tx = self.orders.db.begin().await?;
         self.fold.project(&mut Projection::new(tx.conn()), events).await?;
         if react {
@@ -144,7 +143,7 @@ impl Shop {
     }
 }
 
-fn event<M: Message + Name>(order: &Order, source: &str, message: &M) -> Event {
+pub(crate) fn event<M: Message + Name>(order: &Order, source: &str, message: &M) -> Event {
     Event {
         position: Position {
             generation: 1,
@@ -177,7 +176,7 @@ fn quantity(order: &Order, quantity: i32) -> Vec<fulfillment::LineQuantity> {
     }]
 }
 
-fn shipped(order: &Order, units: i32) -> Event {
+pub(crate) fn shipped(order: &Order, units: i32) -> Event {
     let message = fulfillment::ShipmentShipped {
         order_id: order.id.to_string(),
         shipment_id: ShipmentId::generate().to_string(),
@@ -187,7 +186,7 @@ fn shipped(order: &Order, units: i32) -> Event {
     event(order, "fulfillment", &message)
 }
 
-fn delivered(order: &Order, units: i32) -> Event {
+pub(crate) fn delivered(order: &Order, units: i32) -> Event {
     let message = fulfillment::ShipmentDelivered {
         order_id: order.id.to_string(),
         shipment_id: ShipmentId::generate().to_string(),

@@ -196,6 +196,24 @@ pub enum Error {
     /// The place that a watch should go on from is no longer in the log.
     #[error("the cursor is no longer in the log; begin again with from_start, or without a cursor")]
     CursorExpired,
+    /// The order's history has not come to the version that was asked for.
+    #[error("order {order_id} has version {version}; ask for one up to that")]
+    VersionNotReached {
+        /// The order.
+        order_id: OrderId,
+        /// The version that it has.
+        version: i64,
+    },
+    /// More has happened to the order than is replayed at once.
+    #[error(
+        "more than {most} entries are on the timeline of order {order_id}; so many are not replayed by a call"
+    )]
+    HistoryTooLong {
+        /// The order.
+        order_id: OrderId,
+        /// What is allowed.
+        most: i64,
+    },
     /// As many watches as this process serves.
     #[error("{most} calls are watching already; try again later")]
     TooManyWatches {
@@ -334,8 +352,9 @@ impl Fault for Error {
             | Error::OrderCancelled { .. }
             | Error::CaptureExceedsTotal { .. }
             | Error::NothingAuthorized { .. }
-            | Error::PaymentDiffers { .. } => Code::FailedPrecondition,
-            Error::CursorExpired => Code::OutOfRange,
+            | Error::PaymentDiffers { .. }
+            | Error::HistoryTooLong { .. } => Code::FailedPrecondition,
+            Error::CursorExpired | Error::VersionNotReached { .. } => Code::OutOfRange,
             Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Code::ResourceExhausted,
             Error::Stopping => Code::Unavailable,
             Error::Store(error) => match &**error {
@@ -370,6 +389,8 @@ impl Fault for Error {
             Error::NothingAuthorized { .. } => "NOTHING_AUTHORIZED",
             Error::PaymentDiffers { .. } => "PAYMENT_DIFFERS",
             Error::CursorExpired => "CURSOR_EXPIRED",
+            Error::VersionNotReached { .. } => "VERSION_NOT_REACHED",
+            Error::HistoryTooLong { .. } => "HISTORY_TOO_LONG",
             Error::TooManyWatches { .. } => "TOO_MANY_WATCHES",
             Error::TooManyExports { .. } => "TOO_MANY_EXPORTS",
             Error::Stopping => "STOPPING",
@@ -405,6 +426,7 @@ impl Fault for Error {
             Error::TooManyHolds { order_id, .. } | Error::HoldNotOpen { order_id, .. } => {
                 ("ORDER_HOLD", order_id)
             }
+            Error::HistoryTooLong { order_id, .. } => ("ORDER_HISTORY", order_id),
             Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => ("ORDER_PAYMENT", order_id),
@@ -441,6 +463,10 @@ impl Fault for Error {
                 ("status".to_owned(), status.as_str().to_owned()),
             ],
             Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
+            Error::VersionNotReached { order_id, version } => vec![
+                ("order_id".to_owned(), order_id.to_string()),
+                ("version".to_owned(), version.to_string()),
+            ],
             Error::OrderCancelled { order_id }
             | Error::UnitsNotCancellable { order_id, .. }
             | Error::TooManyHolds { order_id, .. }

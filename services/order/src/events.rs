@@ -2,15 +2,18 @@
 //!
 //! Events carry ids, amounts and keys and no personal data (O-10).
 
+pub(crate) mod read;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::NewEvent;
-use waybill_kernel::id::{HoldId, LineId, OrderId};
+use waybill_kernel::id::{EventId, HoldId, LineId, OrderId};
 use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
+use waybill_store::Origin;
 
 use crate::domain::cancellation::{Cancellation, CancelledUnits, OrderedLine};
 use crate::domain::change::Path;
@@ -45,7 +48,8 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Tells a fact. `traceparent` is the span it belongs to.
+    /// Tells a fact, on behalf of whoever asked for what is being done ([`Origin::current`]), else of this service.
+    /// `traceparent` is the span it belongs to.
     pub(crate) fn new<M: Message + Name>(
         about: About,
         message: &M,
@@ -58,8 +62,10 @@ impl Told {
             version,
             at,
         } = about;
+        let origin = Origin::current().unwrap_or_else(|| Origin::service(SERVICE, ""));
         let event = NewEvent::new(tenant.merchant, tenant.store, order, order, version, message, at)
-            .traced(traceparent.map(str::to_owned));
+            .traced(traceparent.map(str::to_owned))
+            .on_behalf(origin.clone());
         let entry = TimelineEntry {
             event: event.id(),
             service: SERVICE.to_owned(),
@@ -68,9 +74,26 @@ impl Told {
             occurred_at: at,
             trace_id: traceparent.map(trace_id).unwrap_or_default(),
             subject: fact.subject(),
+            actor: origin.actor,
+            cause: origin.cause,
+            learned_at: None,
+            payload: None,
+            link: None,
         };
         Told { event, entry }
     }
+
+    /// Says who and what it comes from, where that is not what is being done.
+    pub(crate) fn on_behalf(mut self, origin: Origin) -> Told {
+        self.event = self.event.on_behalf(origin.clone());
+        (self.entry.actor, self.entry.cause) = (origin.actor, origin.cause);
+        self
+    }
+}
+
+/// What a rule of this service's settings does, because of an event.
+pub(crate) fn by_rule(rule: &str, cause: EventId) -> Origin {
+    Origin::service(&format!("{SERVICE}/{rule}"), cause)
 }
 
 /// The trace id in a `traceparent`; empty when it is none.

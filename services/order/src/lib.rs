@@ -9,7 +9,7 @@
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
-//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-17, which code and tests cite, are
+//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-17 and O-30 to O-32, which code and tests cite, are
 //! numbered in the crate's README.
 
 mod app;

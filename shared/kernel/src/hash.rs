@@ -22,13 +22,19 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// `["a", "bc"]` differ.
 #[must_use]
 pub fn fingerprint<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> String {
+    hex::encode(digest(parts))
+}
+
+/// The same fingerprint as bytes.
+#[must_use]
+pub fn digest<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> [u8; 32] {
     let mut digest = Sha256::new();
     for part in parts {
         let part = part.as_ref();
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }
-    hex::encode(digest.finalize())
+    digest.finalize().into()
 }
 
 /// A keyed pseudonym of a text: the same for the same key and text, and not to be guessed without the key.

@@ -12,6 +12,7 @@ mod lookup;
 mod payment;
 mod place;
 mod query;
+mod rebuild;
 mod update;
 mod watch;
 
@@ -32,6 +33,7 @@ pub(crate) use self::lookup::Lookups;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
 pub(crate) use self::query::MAX_BATCH_GET;
+pub(crate) use self::rebuild::Rebuilt;
 pub(crate) use self::update::NewDetails;
 pub(crate) use self::watch::{Follower, Start, Watch};
 

@@ -18,7 +18,7 @@ use waybill_kernel::hash;
 use waybill_kernel::id::{HoldId, LineId, MerchantId, OrderId};
 use waybill_proto::waybill::order::v1::OrderPlaced;
 use waybill_store::idempotency::{self, Claim};
-use waybill_store::{RequestKey, StoreError, Tx, UseCase};
+use waybill_store::{Origin, RequestKey, StoreError, Tx, UseCase};
 
 use super::{BELL, Orders};
 use crate::domain::draft::Draft;
@@ -333,11 +333,17 @@ fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
         };
         Told::new(about, &event, &fact, traceparent)
     };
+    // Several callers' orders are placed at once: each fact names its own.
+    let caller = Origin::of(&candidate.key);
+    let placed = placed.on_behalf(caller.clone());
+    let cause = placed.entry.event;
     let mut told = vec![placed];
     let held = order.holds.iter().zip(1..);
-    told.extend(held.map(|(hold, open)| events::held(about, hold, open, traceparent)));
+    told.extend(held.map(|(hold, open)| {
+        events::held(about, hold, open, traceparent).on_behalf(events::by_rule(&hold.rule, cause))
+    }));
     if order.state.status == Status::Completed {
-        told.push(events::completed(about, traceparent));
+        told.push(events::completed(about, traceparent).on_behalf(caller));
     }
     let (events, entries) = told.into_iter().map(|told| (told.event, told.entry)).unzip();
     Numbered {

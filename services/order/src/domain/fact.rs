@@ -13,6 +13,7 @@ use super::change::Path;
 use super::hold::HoldReason;
 use super::payment::PaymentKind;
 use super::returns::ReturnStage;
+use super::trail::Link;
 
 /// A fact as it stands on an order's timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,16 @@ pub struct TimelineEntry {
     pub trace_id: String,
     /// What it is about besides the order.
     pub subject: Option<Uuid>,
+    /// Who caused it: the subject of a caller's token, or `service:` and a name where nobody did; may be empty.
+    pub actor: String,
+    /// What it follows from: the id of an event, or a caller's request id; may be empty.
+    pub cause: String,
+    /// When this service learned it, by its own clock; not set for what it decided itself, and for entries of before.
+    pub learned_at: Option<DateTime<Utc>>,
+    /// The payload of another service's event that moves a facet.
+    pub payload: Option<Vec<u8>>,
+    /// Its place in the chain; not set before it is written, and outside of a chain.
+    pub link: Option<Link>,
 }
 
 /// Units of one line.

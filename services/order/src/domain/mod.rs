@@ -15,6 +15,8 @@
 //! | [`change`] | what may change after placement, and until when |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
+//! | [`trail`] | the chain over a timeline that shows what was changed afterwards |
+//! | [`replay`], [`picture`] | an order from its events, and where that differs from the tables |
 //! | [`find`] | which orders are wanted, and in which order |
 //!
 //! Nothing here is async, knows a database, a wire format or a clock: the time and new ids are handed in.
@@ -57,8 +59,11 @@ pub mod hold;
 pub mod limits;
 pub mod order;
 pub mod payment;
+pub mod picture;
 pub mod pricing;
+pub mod replay;
 pub mod returns;
 pub mod review;
 pub mod state;
 pub mod tracking;
+pub mod trail;

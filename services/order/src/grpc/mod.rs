@@ -4,6 +4,7 @@ mod batch;
 mod change;
 mod find;
 mod parse;
+mod trail;
 mod view;
 
 use std::pin::Pin;
@@ -180,6 +181,20 @@ impl OrderService for OrderGrpc {
         request: Request<proto::WatchOrdersRequest>,
     ) -> Answer<Self::WatchOrdersStream> {
         answer(self.watch(&request.into_inner()).await)
+    }
+
+    async fn verify_timeline(
+        &self,
+        request: Request<proto::VerifyTimelineRequest>,
+    ) -> Answer<proto::VerifyTimelineResponse> {
+        answer(self.verify(&request.into_inner()).await)
+    }
+
+    async fn rebuild_order(
+        &self,
+        request: Request<proto::RebuildOrderRequest>,
+    ) -> Answer<proto::RebuildOrderResponse> {
+        answer(self.rebuild(&request.into_inner()).await)
     }
 }
 

@@ -6,6 +6,7 @@ use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::r#type::v1 as common;
 use waybill_rpc::convert::{to_money, to_timestamp};
 
+use super::trail::to_hex;
 use crate::domain::cancellation::Cancellation;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::goods::FulfillmentStatus;
@@ -186,6 +187,10 @@ pub(super) fn entry(entry: TimelineEntry) -> proto::TimelineEntry {
             .subject
             .map(|subject| subject.to_string())
             .unwrap_or_default(),
+        actor: entry.actor,
+        cause: entry.cause,
+        sequence: entry.link.map_or(0, |link| link.sequence),
+        hash: entry.link.map(|link| to_hex(&link.hash)).unwrap_or_default(),
     }
 }
 
@@ -283,7 +288,7 @@ fn address(address: Address) -> common::Address {
     }
 }
 
-fn status(status: Status) -> proto::OrderStatus {
+pub(super) fn status(status: Status) -> proto::OrderStatus {
     match status {
         Status::Open => proto::OrderStatus::Open,
         Status::OnHold => proto::OrderStatus::OnHold,
@@ -292,7 +297,7 @@ fn status(status: Status) -> proto::OrderStatus {
     }
 }
 
-fn payment_status(status: PaymentStatus) -> proto::PaymentStatus {
+pub(super) fn payment_status(status: PaymentStatus) -> proto::PaymentStatus {
     match status {
         PaymentStatus::Pending => proto::PaymentStatus::Pending,
         PaymentStatus::Authorized => proto::PaymentStatus::Authorized,
@@ -304,7 +309,7 @@ fn payment_status(status: PaymentStatus) -> proto::PaymentStatus {
     }
 }
 
-fn fulfillment_status(status: FulfillmentStatus) -> proto::FulfillmentStatus {
+pub(super) fn fulfillment_status(status: FulfillmentStatus) -> proto::FulfillmentStatus {
     match status {
         FulfillmentStatus::Unfulfilled => proto::FulfillmentStatus::Unfulfilled,
         FulfillmentStatus::PartiallyFulfilled => proto::FulfillmentStatus::PartiallyFulfilled,
@@ -314,7 +319,7 @@ fn fulfillment_status(status: FulfillmentStatus) -> proto::FulfillmentStatus {
     }
 }
 
-fn return_status(status: ReturnStatus) -> proto::ReturnStatus {
+pub(super) fn return_status(status: ReturnStatus) -> proto::ReturnStatus {
     match status {
         ReturnStatus::None => proto::ReturnStatus::None,
         ReturnStatus::Requested => proto::ReturnStatus::Requested,

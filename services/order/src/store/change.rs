@@ -7,12 +7,14 @@ use waybill_kernel::id::{OrderId, PaymentId};
 use waybill_kernel::money::Currency;
 use waybill_store::StoreError;
 
-use super::columns::Entries;
+use super::columns::{Entries, Origins};
 use super::read::{StateRow, currency, state_columns};
+use super::trail;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Payment, Tenant};
 use crate::domain::payment::PaymentKind;
 use crate::domain::state::State;
+use crate::domain::trail::digest;
 
 /// An order whose row is locked until the transaction ends.
 pub(crate) struct Locked {
@@ -52,7 +54,8 @@ pub(crate) async fn lock(
 }
 
 /// Saves what was decided about a locked order, with its timeline entries and, where that was the change, its payment:
-/// one statement. The guard counts the version up and refuses a transaction that is older than the order's last event.
+/// one statement. The guard counts the version up and refuses a transaction that is older than the order's last event. The
+/// entries go on with the order's chain; where it has none, it is begun first (O-30).
 ///
 /// # Errors
 ///
@@ -65,29 +68,68 @@ pub(crate) async fn save(
     payment: Option<&Payment>,
     entries: &[TimelineEntry],
 ) -> Result<(), StoreError> {
+    if write(conn, tenant, order, state, payment, entries).await?
+        || (trail::begin(conn, &[order.uuid()]).await?
+            && write(conn, tenant, order, state, payment, entries).await?)
+    {
+        return Ok(());
+    }
+    Err(StoreError::other("an order changed although it was locked"))
+}
+
+/// Tells whether it wrote: not, when the order has no chain.
+async fn write(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    order: OrderId,
+    state: &State,
+    payment: Option<&Payment>,
+    entries: &[TimelineEntry],
+) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
-        "WITH entries AS (
+        "WITH trail AS (
+             SELECT t.count, t.hash FROM order_trails t WHERE t.order_id = $11
+         ),
+         links AS (
+             SELECT e.*, t.count + e.place AS sequence,
+                    trail_chain(t.hash, t.count + e.place, e.digest) OVER (ORDER BY e.place) AS hash
+             FROM trail t,
+                  UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                         $8::timestamptz[], $9::text[], $10::uuid[], $33::text[], $34::text[], $35::timestamptz[],
+                         $36::bytea[], $37::bytea[]) WITH ORDINALITY
+                  AS e (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                        actor, cause, learned_at, payload, digest, place)
+         ),
+         entries AS (
              INSERT INTO order_timeline (
-                 order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id)
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                                  $8::timestamptz[], $9::text[], $10::uuid[])
+                 order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                 actor, cause, learned_at, payload, sequence, hash)
+             SELECT order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                    actor, cause, learned_at, payload, sequence, hash
+             FROM links
+         ),
+         trail_end AS (
+             UPDATE order_trails t SET count = l.sequence, hash = l.hash
+             FROM (SELECT sequence, hash FROM links ORDER BY sequence DESC LIMIT 1) l
+             WHERE t.order_id = $11
          ),
          payment AS (
              INSERT INTO order_payments (
                  order_id, sequence, payment_id, merchant_id, store_id, kind, provider, provider_payment_id, amount_minor,
                  occurred_at)
              SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
-             WHERE $13::uuid IS NOT NULL
+             WHERE $13::uuid IS NOT NULL AND EXISTS (SELECT FROM trail)
          )
          UPDATE orders
          SET status = $21, cancel_reason = $22, authorized_minor = $23, voided_minor = $24, captured_minor = $25,
              payments = $12, payment_status = $26, updated_at = $27, open_holds = $29,
              units_cancelled = $30, cancelled_minor = $31, fulfillment_status = $32
          WHERE order_id = $11 AND merchant_id = $14 AND store_id = $15 AND version = $28 - 1
+           AND EXISTS (SELECT FROM trail)
          RETURNING order_id",
     );
     let money = state.money;
-    let updated: Vec<Uuid> = Entries::of(entries.iter().map(|entry| (order, tenant, entry)))
+    let query = Entries::of(entries.iter().map(|entry| (order, tenant, entry)))
         .bind(query)
         .bind(order.uuid())
         .bind(i32::try_from(state.payments).map_err(StoreError::other)?)
@@ -110,13 +152,16 @@ pub(crate) async fn save(
         .bind(i32::try_from(state.holds).map_err(StoreError::other)?)
         .bind(state.goods.cancelled)
         .bind(money.cancelled)
-        .bind(state.fulfillment_status().as_str())
+        .bind(state.fulfillment_status().as_str());
+    let digests: Vec<Vec<u8>> = (entries.iter())
+        .map(|entry| digest(tenant, order, entry).to_vec())
+        .collect();
+    let updated: Vec<Uuid> = Origins::of(entries)
+        .bind(query)
+        .bind(digests)
         .fetch_all(conn)
         .await?;
-    if updated.is_empty() {
-        return Err(StoreError::other("an order changed although it was locked"));
-    }
-    Ok(())
+    Ok(!updated.is_empty())
 }
 
 #[derive(sqlx::FromRow)]

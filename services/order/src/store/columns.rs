@@ -16,6 +16,7 @@ use waybill_kernel::id::OrderId;
 use super::place::Placement;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Address, Discount, TaxLine, Tenant};
+use crate::domain::trail::{Link, digest};
 
 /// A statement that answers with ids.
 pub(super) type Ids<'q> = QueryScalar<'q, Postgres, Uuid, PgArguments>;
@@ -272,5 +273,60 @@ impl<'a> Entries<'a> {
             c.subjects.push(entry.subject);
         }
         c
+    }
+}
+
+columns! {
+    /// What else rows of `order_timeline` have: where entries come from.
+    Origins {
+        actors: &'a str,
+        causes: &'a str,
+        learned_at: Option<DateTime<Utc>>,
+        payloads: Option<&'a [u8]>,
+    }
+}
+
+impl<'a> Origins<'a> {
+    pub(super) fn of(entries: impl IntoIterator<Item = &'a TimelineEntry>) -> Self {
+        let mut c = Self::default();
+        for entry in entries {
+            c.actors.push(&entry.actor);
+            c.causes.push(&entry.cause);
+            c.learned_at.push(entry.learned_at);
+            c.payloads.push(entry.payload.as_deref());
+        }
+        c
+    }
+}
+
+/// Links of the chains that begin with a placement, and the ends of these chains.
+#[derive(Default)]
+pub(super) struct Links {
+    sequences: Vec<i64>,
+    hashes: Vec<Vec<u8>>,
+    counts: Vec<i64>,
+    ends: Vec<Vec<u8>>,
+}
+
+impl Links {
+    pub(super) fn of(placements: &[Placement<'_>]) -> Self {
+        let mut c = Self::default();
+        for Placement { order, entries, .. } in placements {
+            let mut end = Link::NONE;
+            for entry in *entries {
+                end = end.next(&digest(order.tenant, order.id, entry));
+                c.sequences.push(end.sequence);
+                c.hashes.push(end.hash.to_vec());
+            }
+            c.counts.push(end.sequence);
+            c.ends.push(end.hash.to_vec());
+        }
+        c
+    }
+
+    pub(super) fn bind(self, query: Ids<'_>) -> Ids<'_> {
+        (query.bind(self.sequences).bind(self.hashes))
+            .bind(self.counts)
+            .bind(self.ends)
     }
 }

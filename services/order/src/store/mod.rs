@@ -10,11 +10,13 @@ mod columns;
 mod conditions;
 pub(crate) mod details;
 pub(crate) mod find;
+pub(crate) mod history;
 pub(crate) mod holds;
 pub(crate) mod place;
 pub(crate) mod read;
 pub(crate) mod timeline;
 pub(crate) mod track;
+pub(crate) mod trail;
 pub(crate) mod watch;
 
 use secrecy::SecretString;

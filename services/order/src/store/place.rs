@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill_kernel::id::OrderId;
 use waybill_store::StoreError;
 
-use super::columns::{Contacts, Entries, Goods, Orders, Shipping};
+use super::columns::{Contacts, Entries, Goods, Links, Orders, Origins, Shipping};
 use super::tenants;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Order, Source, Tenant};
@@ -177,10 +177,17 @@ const INSERT: &str = "
     ),
     entries AS (
         INSERT INTO order_timeline (
-            order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id)
+            order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+            actor, cause, learned_at, payload, sequence, hash)
         SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::uuid[], $70::uuid[], $71::text[], $72::text[], $73::text[],
-                             $74::timestamptz[], $75::text[], $76::uuid[]) AS t (order_id)
+                             $74::timestamptz[], $75::text[], $76::uuid[], $78::text[], $79::text[], $80::timestamptz[],
+                             $81::bytea[], $82::bigint[], $83::bytea[]) AS t (order_id)
         WHERE (t.order_id IN (SELECT order_id FROM placed)) IS TRUE
+    ),
+    trails AS (
+        INSERT INTO order_trails (order_id, count, hash)
+        SELECT * FROM UNNEST($1::uuid[], $84::bigint[], $85::bytea[]) AS e (order_id)
+        WHERE (e.order_id IN (SELECT order_id FROM placed)) IS TRUE
     )
     SELECT order_id FROM placed";
 
@@ -206,7 +213,9 @@ pub(crate) async fn insert(
     let open_holds: Vec<i32> = (placements.iter())
         .map(|placement| placement.order.state.holds.cast_signed())
         .collect();
-    let placed: Vec<Uuid> = query.bind(open_holds).fetch_all(conn).await?;
+    let query = query.bind(open_holds);
+    let query = Origins::of(placements.iter().flat_map(|placement| placement.entries)).bind(query);
+    let placed: Vec<Uuid> = Links::of(placements).bind(query).fetch_all(conn).await?;
     Ok(placed.into_iter().map(OrderId::from).collect())
 }
 

@@ -1,4 +1,4 @@
-//! The timeline: entries of this service's own events, and reading it.
+//! The timeline: writing entries, and reading them. Placements and changes write theirs with the order itself.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -6,14 +6,16 @@ use uuid::Uuid;
 use waybill_kernel::id::OrderId;
 use waybill_store::StoreError;
 
-use super::columns::Entries;
+use super::columns::{Entries, Origins};
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::Tenant;
+use crate::domain::trail::{Hash, Link, digest};
 
 /// The most entries of an order that are read.
 const MOST: i64 = 1000;
 
-/// Writes entries; one that is there already stays as it is (O-12). Returns the events whose entry is new.
+/// Writes entries behind the ends of their orders' chains; one that is there already stays as it is (O-12). Returns the events
+/// whose entry is new. The orders are locked, and their chains have begun ([`super::trail::lock`]).
 ///
 /// An order that does not exist, or that belongs to another tenant, is refused by the foreign key, unless the entry is
 /// only `tentative`: then it is left out.
@@ -26,30 +28,61 @@ pub(crate) async fn record<'a>(
     entries: impl IntoIterator<Item = (OrderId, Tenant, &'a TimelineEntry)>,
     tentative: Vec<bool>,
 ) -> Result<Vec<Uuid>, StoreError> {
+    let entries: Vec<(OrderId, Tenant, &TimelineEntry)> = entries.into_iter().collect();
+    let digests: Vec<Vec<u8>> = (entries.iter())
+        .map(|(order, tenant, entry)| digest(*tenant, *order, entry).to_vec())
+        .collect();
     let query = sqlx::query_scalar(
-        "INSERT INTO order_timeline (
-             order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id)
-         SELECT t.order_id, t.merchant_id, t.store_id, t.event_id, t.service, t.type, t.summary, t.occurred_at, t.trace_id,
-                t.subject_id
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                     $8::timestamptz[], $9::text[], $10::uuid[], $11::boolean[])
-              AS t (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
-                    tentative)
-         WHERE NOT t.tentative
-            OR EXISTS (SELECT 1 FROM orders o
-                       WHERE (o.order_id, o.merchant_id, o.store_id) = (t.order_id, t.merchant_id, t.store_id))
-         ON CONFLICT (order_id, event_id) DO NOTHING
-         RETURNING event_id",
+        "WITH told AS (
+             SELECT DISTINCT ON (t.order_id, t.event_id) t.*
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                         $8::timestamptz[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
+                         $14::bytea[], $15::bytea[], $16::boolean[]) WITH ORDINALITY
+                  AS t (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                        actor, cause, learned_at, payload, digest, tentative, place)
+             WHERE NOT t.tentative
+                OR EXISTS (SELECT 1 FROM orders o
+                           WHERE (o.order_id, o.merchant_id, o.store_id) = (t.order_id, t.merchant_id, t.store_id))
+             ORDER BY t.order_id, t.event_id, t.place
+         ),
+         news AS (
+             SELECT t.*, h.hash AS head, h.count + row_number() OVER (PARTITION BY t.order_id ORDER BY t.place) AS sequence
+             FROM told t
+             LEFT JOIN order_trails h USING (order_id)
+             WHERE NOT EXISTS (SELECT 1 FROM order_timeline k WHERE (k.order_id, k.event_id) = (t.order_id, t.event_id))
+         ),
+         links AS (
+             SELECT n.*, CASE WHEN n.sequence IS NOT NULL THEN
+                             trail_chain(n.head, n.sequence, n.digest) OVER (PARTITION BY n.order_id ORDER BY n.place)
+                         END AS hash
+             FROM news n
+         ),
+         entries AS (
+             INSERT INTO order_timeline (
+                 order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                 actor, cause, learned_at, payload, sequence, hash)
+             SELECT order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
+                    actor, cause, learned_at, payload, sequence, hash
+             FROM links
+             RETURNING event_id
+         ),
+         ends AS (
+             UPDATE order_trails h SET count = l.sequence, hash = l.hash
+             FROM (SELECT DISTINCT ON (order_id) order_id, sequence, hash FROM links ORDER BY order_id, sequence DESC) l
+             WHERE h.order_id = l.order_id
+         )
+         SELECT event_id FROM entries",
     );
-    Ok(Entries::of(entries)
-        .bind(query)
-        .bind(tentative)
-        .fetch_all(conn)
-        .await?)
+    let query = Entries::of(entries.iter().copied()).bind(query);
+    let query = Origins::of(entries.iter().map(|(.., entry)| *entry)).bind(query);
+    Ok(query.bind(digests).bind(tentative).fetch_all(conn).await?)
 }
 
 #[derive(sqlx::FromRow)]
-struct EntryRow {
+pub(super) struct EntryRow {
+    pub(super) order_id: Uuid,
+    pub(super) merchant_id: Uuid,
+    pub(super) store_id: Uuid,
     event_id: Uuid,
     service: String,
     #[sqlx(rename = "type")]
@@ -58,6 +91,57 @@ struct EntryRow {
     occurred_at: DateTime<Utc>,
     trace_id: String,
     subject_id: Option<Uuid>,
+    actor: String,
+    cause: String,
+    learned_at: Option<DateTime<Utc>>,
+    payload: Option<Vec<u8>>,
+    sequence: Option<i64>,
+    hash: Option<Vec<u8>>,
+}
+
+/// What every query of whole entries selects.
+macro_rules! entry_columns {
+    () => {
+        "order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id, actor, cause, \
+         learned_at, payload, sequence, hash"
+    };
+}
+pub(super) use entry_columns;
+
+impl EntryRow {
+    pub(super) fn tenant(&self) -> Tenant {
+        Tenant {
+            merchant: self.merchant_id.into(),
+            store: self.store_id.into(),
+        }
+    }
+
+    pub(super) fn entry(self) -> Result<TimelineEntry, StoreError> {
+        Ok(TimelineEntry {
+            event: self.event_id.into(),
+            service: self.service,
+            type_name: self.type_name,
+            summary: self.summary,
+            occurred_at: self.occurred_at,
+            trace_id: self.trace_id,
+            subject: self.subject_id,
+            actor: self.actor,
+            cause: self.cause,
+            learned_at: self.learned_at,
+            payload: self.payload,
+            link: link(self.sequence, self.hash)?,
+        })
+    }
+}
+
+/// A place in a chain as the tables hold it.
+pub(super) fn link(sequence: Option<i64>, hash: Option<Vec<u8>>) -> Result<Option<Link>, StoreError> {
+    let link = sequence.zip(hash).map(|(sequence, hash)| {
+        let hash =
+            Hash::try_from(hash).map_err(|_| StoreError::decode("a hash of a timeline is no SHA-256"))?;
+        Ok(Link { sequence, hash })
+    });
+    link.transpose()
 }
 
 /// The timeline of an order, oldest first; of a longer one the latest thousand entries. `None` when there is no such
@@ -71,13 +155,14 @@ pub(crate) async fn timeline(
     tenant: Tenant,
     order: OrderId,
 ) -> Result<Option<Vec<TimelineEntry>>, StoreError> {
-    let rows: Vec<EntryRow> = sqlx::query_as(
-        "SELECT event_id, service, type, summary, occurred_at, trace_id, subject_id
-         FROM order_timeline
+    let rows: Vec<EntryRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        entry_columns!(),
+        " FROM order_timeline
          WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3
          ORDER BY occurred_at DESC, event_id DESC
-         LIMIT $4",
-    )
+         LIMIT $4"
+    ))
     .bind(order.uuid())
     .bind(tenant.merchant.uuid())
     .bind(tenant.store.uuid())
@@ -88,14 +173,9 @@ pub(crate) async fn timeline(
     if rows.is_empty() {
         return Ok(None);
     }
-    let entries = rows.into_iter().rev().map(|row| TimelineEntry {
-        event: row.event_id.into(),
-        service: row.service,
-        type_name: row.type_name,
-        summary: row.summary,
-        occurred_at: row.occurred_at,
-        trace_id: row.trace_id,
-        subject: row.subject_id,
-    });
-    Ok(Some(entries.collect()))
+    rows.into_iter()
+        .rev()
+        .map(EntryRow::entry)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }

@@ -22,5 +22,6 @@ mod replay;
 mod search;
 mod shop;
 mod tables;
+mod trail;
 mod update;
 mod watch;

@@ -165,6 +165,8 @@ not_canned! {
     hold_order(HoldOrderRequest) -> HoldOrderResponse;
     release_order(ReleaseOrderRequest) -> ReleaseOrderResponse;
     cancel_order_lines(CancelOrderLinesRequest) -> CancelOrderLinesResponse;
+    verify_timeline(VerifyTimelineRequest) -> VerifyTimelineResponse;
+    rebuild_order(RebuildOrderRequest) -> RebuildOrderResponse;
 }
 
 /// The tenant of a test process.

@@ -21,13 +21,14 @@ use crate::bench::ground::Ground;
 const CONNECTIONS: u32 = 32;
 
 /// The tables that a placement writes.
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 9] = [
     "orders",
     "order_lines",
     "order_shipping_lines",
     "order_contacts",
     "order_tags",
     "order_timeline",
+    "order_trails",
     "event_log",
     "idempotency",
 ];
@@ -212,14 +213,17 @@ const INSERT: &str = r#"
             '{"name": "Kim Doe", "company": "", "lines": ["Long Street 1"], "city": "Hamburg", "region": "", "postal_code": "20095", "country_code": "DE", "phone": ""}'
         FROM n
     ), t AS (
-        INSERT INTO order_timeline (order_id, event_id, merchant_id, store_id, service, type, summary, occurred_at, trace_id)
+        INSERT INTO order_timeline (order_id, event_id, merchant_id, store_id, service, type, summary, occurred_at, trace_id,
+            actor, cause, sequence, hash, log_xid)
         SELECT order_id, order_id, $1, $2, 'order', 'waybill.order.v1.OrderPlaced', 'Placed: 3 units for 14.90 EUR', at,
-            repeat('a', 32) FROM n
+            repeat('a', 32), 'bench', 'bench-1-' || n, 1, decode(repeat('ab', 32), 'hex'), pg_current_xact_id() FROM n
+    ), h AS (
+        INSERT INTO order_trails (order_id, count, hash) SELECT order_id, 1, decode(repeat('ab', 32), 'hex') FROM n
     ), e AS (
         INSERT INTO event_log (generation, xid, event_id, merchant_id, store_id, partition_key, vpartition, aggregate_id,
-            aggregate_version, type, payload, occurred_at, position)
+            aggregate_version, type, payload, occurred_at, position, actor, cause)
         SELECT 1, pg_current_xact_id(), order_id, $1, $2, order_id, n % 64, order_id, 1, 'waybill.order.v1.OrderPlaced', $10::bytea, at,
-            nextval('bare_position') FROM n
+            nextval('bare_position'), 'bench', 'bench-1-' || n FROM n
     )
     INSERT INTO idempotency (merchant_id, caller, rpc, request_id, request_hash, response, created_at)
     SELECT $1, 'bench', 'waybill.order.v1.OrderService/PlaceOrder', 'bench-1-' || n, sha256(order_id::text::bytea),

@@ -152,6 +152,8 @@ stand_in! {
         hold_order(order::HoldOrderRequest) -> order::HoldOrderResponse;
         release_order(order::ReleaseOrderRequest) -> order::ReleaseOrderResponse;
         cancel_order_lines(order::CancelOrderLinesRequest) -> order::CancelOrderLinesResponse;
+        verify_timeline(order::VerifyTimelineRequest) -> order::VerifyTimelineResponse;
+        rebuild_order(order::RebuildOrderRequest) -> order::RebuildOrderResponse;
     }
 }
 
