@@ -3,6 +3,7 @@
 mod changes;
 mod consumers;
 mod events;
+mod history;
 mod jobs;
 mod log;
 mod orders;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use changes::{AddressArgs, CancelArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
 pub use events::{EventsCommand, WantedArgs};
+pub use history::{RebuildArgs, TimelineArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
 
 pub use self::jobs::{JobStateArg, JobsCommand};
@@ -300,8 +302,13 @@ pub enum OrdersCommand {
     },
     /// Read one order.
     Get(OrderRef),
-    /// What happened to an order, from all services.
-    Timeline(OrderRef),
+    /// What happened to an order, from all services; with --verify, whether that is what was written.
+    Timeline(TimelineArgs),
+    /// Make an order again from its events, as it was at any moment; as it is now, tell where the tables say something else.
+    ///
+    /// Changes nothing. The exit code is 0 only if nothing differs.
+    #[command(disable_version_flag = true)]
+    Rebuild(RebuildArgs),
     /// Change contact, address, note, tags or attributes of an order.
     Update(Box<UpdateArgs>),
     /// Stop an order: nothing of it ships until it is released.

@@ -369,6 +369,24 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
     ensure!(dearest.is_err_and(|error| error.to_string().contains("currency_code")));
     let one = place.json(&["orders", "get", "#1004"])?;
     ensure!(one["order"]["totals"]["total"]["minorUnits"] == "9913", "{one}");
+    let verified = place.json(&["orders", "timeline", "#1004", "--verify"])?;
+    let verification = &verified["verification"];
+    ensure!(
+        verification["condition"] == "TIMELINE_CONDITION_WHOLE",
+        "{verified}"
+    );
+    let end = |key: &str| verification[key].as_str().unwrap_or_default().to_owned();
+    let noted = format!("{}:{}", end("sequence"), end("hash"));
+    let whole = place.said(&["orders", "timeline", "#1004", "--verify", "--noted", &noted])?;
+    ensure!(
+        whole.contains("whole: ") && whole.contains("because of"),
+        "{whole}"
+    );
+    let rebuilt = place.said(&["orders", "rebuild", "#1004"])?;
+    ensure!(rebuilt.contains("the tables say the same"), "{rebuilt}");
+    let first = place.json(&["orders", "rebuild", "#1004", "--version", "1"])?;
+    ensure!(first["order"]["captured"]["minorUnits"] == "0", "{first}");
+    place.complaint(&["orders", "rebuild", "#1004", "--version", "1000"], 1)?;
     let missing = place.complaint(&["orders", "get", "#4711"], 1)?;
     ensure!(missing.contains("ORDER_NOT_FOUND"), "{missing}");
     let balance = place.json(&["refunds", "balance"])?;

@@ -81,7 +81,7 @@ pub enum SortArg {
 }
 
 /// A day, which begins at midnight in UTC, or a time.
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let day = text
         .parse::<NaiveDate>()
         .map(|day| day.and_time(NaiveTime::MIN).and_utc());

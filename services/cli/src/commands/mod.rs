@@ -1,4 +1,4 @@
-//! Operator commands: one file a service (orders have three), each a thin walk from arguments over gRPC to a table or JSON.
+//! Operator commands: one file a service (orders have four), each a thin walk from arguments over gRPC to a table or JSON.
 
 pub mod analytics;
 mod changes;
@@ -6,6 +6,7 @@ pub mod consumers;
 pub mod events;
 pub mod find;
 mod followers;
+mod history;
 pub mod jobs;
 pub mod letters;
 pub mod log;

@@ -3,11 +3,11 @@
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use waybill_proto::waybill::order::v1::{
-    FulfillmentStatus, GetOrderResponse, GetTimelineRequest, HoldReason, Order, OrderStatus, PaymentStatus,
-    ReturnStatus, WatchOrdersRequest,
+    FulfillmentStatus, GetOrderResponse, HoldReason, Order, OrderStatus, PaymentStatus, ReturnStatus,
+    WatchOrdersRequest,
 };
 
-use super::{changes, find};
+use super::{changes, find, history};
 use crate::args::OrdersCommand;
 use crate::import;
 use crate::intake::{self, Payments};
@@ -40,7 +40,8 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
             show(&order);
             Ok(())
         }
-        OrdersCommand::Timeline(reference) => timeline(session, &reference.order, json).await,
+        OrdersCommand::Timeline(args) => history::timeline(session, args, json).await,
+        OrdersCommand::Rebuild(args) => history::rebuild(session, args, json).await,
         OrdersCommand::Update(args) => changes::update(session, *args, json).await,
         OrdersCommand::Hold(args) => changes::hold(session, args, json).await,
         OrdersCommand::Release(args) => changes::release(session, args, json).await,
@@ -173,34 +174,6 @@ pub(super) fn show(order: &Order) {
         )
         .to_string(),
     );
-}
-
-async fn timeline(session: &Session, reference: &str, json: bool) -> anyhow::Result<()> {
-    let order = session.order(reference).await?;
-    let request = GetTimelineRequest {
-        merchant_id: session.merchant_id.clone(),
-        store_id: session.store_id.clone(),
-        order_id: order.order_id,
-    };
-    let answer = session.orders()?.get_timeline(request).await?.into_inner();
-    if json {
-        return output::json(&answer);
-    }
-    line(
-        table(
-            &["time (UTC)", "service", "what happened", "trace"],
-            answer.entries.iter().map(|entry| {
-                [
-                    time(entry.occurred_at.as_ref()),
-                    entry.service.clone(),
-                    entry.summary.clone(),
-                    entry.trace_id.clone(),
-                ]
-            }),
-        )
-        .to_string(),
-    );
-    Ok(())
 }
 
 async fn watch(session: &Session, from_start: bool, json: bool) -> anyhow::Result<()> {

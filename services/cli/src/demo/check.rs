@@ -10,7 +10,9 @@ use waybill_embedded::MailSink;
 use waybill_payments::sandbox::Sandbox;
 use waybill_proto::waybill::analytics::v1::{ListDailyFiguresRequest, Period};
 use waybill_proto::waybill::notification::v1::{ListNotificationsRequest, Notification, NotificationState};
-use waybill_proto::waybill::order::v1::{GetTimelineRequest, TimelineEntry};
+use waybill_proto::waybill::order::v1::{
+    GetTimelineRequest, RebuildOrderRequest, TimelineCondition, TimelineEntry, VerifyTimelineRequest,
+};
 use waybill_proto::waybill::refund::v1::{GetTrialBalanceRequest, ListJournalEntriesRequest};
 use waybill_proto::waybill::r#type::v1::Money;
 
@@ -49,8 +51,9 @@ impl Check {
 
 /// Checks everything; the checks do not depend on each other.
 pub async fn all(session: &Session, ended: &[Ended], mails: &MailSink, sandbox: &Sandbox) -> Vec<Check> {
-    let (timelines, mail, refunds, books, figures) = tokio::join!(
+    let (timelines, histories, mail, refunds, books, figures) = tokio::join!(
         timelines(session, ended),
+        histories(session, ended),
         mails_once(session, ended, mails),
         refunds_once(ended, sandbox),
         books(session, ended),
@@ -58,6 +61,10 @@ pub async fn all(session: &Session, ended: &[Ended], mails: &MailSink, sandbox: 
     );
     vec![
         Check::new("every order has a complete timeline", timelines),
+        Check::new(
+            "timelines are as they were written, orders what their events say",
+            histories,
+        ),
         Check::new("exactly one mail for each stage of each order", mail),
         Check::new("the provider paid every refund exactly once", refunds),
         Check::new("the books balance, order by order and in sum", books),
@@ -94,6 +101,48 @@ async fn timelines(session: &Session, ended: &[Ended]) -> anyhow::Result<String>
         "{} facts of {} orders",
         counts.iter().sum::<usize>(),
         counts.len()
+    ))
+}
+
+/// Looks at the chain of each timeline, and makes each order again from its events.
+async fn histories(session: &Session, ended: &[Ended]) -> anyhow::Result<String> {
+    let applied: Vec<i32> = stream::iter(ended)
+        .map(|ended| async move {
+            let (order_id, number) = (&ended.order.order_id, &ended.order.number);
+            let request = VerifyTimelineRequest {
+                merchant_id: session.merchant_id.clone(),
+                store_id: session.store_id.clone(),
+                order_id: order_id.clone(),
+                ..VerifyTimelineRequest::default()
+            };
+            let verdict = session.orders()?.verify_timeline(request).await?.into_inner();
+            anyhow::ensure!(
+                verdict.condition() == TimelineCondition::Whole,
+                "order {number}: {:?}",
+                verdict.faults
+            );
+            let request = RebuildOrderRequest {
+                merchant_id: session.merchant_id.clone(),
+                store_id: session.store_id.clone(),
+                order_id: order_id.clone(),
+                moment: None,
+            };
+            let rebuilt = session.orders()?.rebuild_order(request).await?.into_inner();
+            anyhow::ensure!(
+                rebuilt.differences.is_empty() && rebuilt.unapplied.is_empty(),
+                "order {number}: {:?} {:?}",
+                rebuilt.differences,
+                rebuilt.unapplied
+            );
+            anyhow::Ok(rebuilt.applied)
+        })
+        .buffer_unordered(8)
+        .try_collect()
+        .await?;
+    Ok(format!(
+        "{} facts of {} orders without a difference",
+        applied.iter().sum::<i32>(),
+        applied.len()
     ))
 }
 
