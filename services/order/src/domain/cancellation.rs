@@ -31,8 +31,45 @@ impl OrderedLine {
         self.cut.quantity().cast_signed()
     }
 
-    fn free(&self) -> i32 {
+    /// Units that were not cancelled.
+    #[must_use]
+    pub fn left(&self) -> i32 {
+        self.quantity() - self.cancelled
+    }
+
+    /// Units that can still be cancelled.
+    #[must_use]
+    pub fn free(&self) -> i32 {
         (self.quantity() - self.shipped - self.cancelled).max(0)
+    }
+
+    /// Where its units stand.
+    #[must_use]
+    pub fn units(&self) -> Units {
+        Units {
+            ordered: self.quantity(),
+            shipped: self.shipped,
+            cancelled: self.cancelled,
+            free: self.free(),
+        }
+    }
+
+    /// So many of the highest units that are left, at what they were cut into; none when not so many are free.
+    #[must_use]
+    pub fn highest(&self, line: LineId, units: i32) -> Option<CancelledUnits> {
+        if units > self.free() {
+            return None;
+        }
+        let end = self.quantity() - self.cancelled;
+        let first = end - units;
+        let slot = self.cut.sum(first.unsigned_abs()..end.unsigned_abs()).ok()?;
+        Some(CancelledUnits {
+            line,
+            first: first + 1,
+            units,
+            net: slot.net,
+            tax: slot.tax(),
+        })
     }
 }
 
@@ -133,21 +170,17 @@ pub fn cut(lines: &BTreeMap<LineId, OrderedLine>, asked: &[(LineId, i32)]) -> Re
     let mut taken = Vec::with_capacity(asked.len());
     let mut to_ship = 0;
     for (index, &(line, units)) in asked.iter().enumerate() {
-        match lines.get(&line) {
-            Some(of) if units <= of.free() => {
-                taken.push(take(line, of, units));
+        let of = lines.get(&line);
+        match of.and_then(|of| Some((of, of.highest(line, units)?))) {
+            Some((of, part)) => {
+                taken.push(part);
                 to_ship += if of.digital { 0 } else { i64::from(units) };
             }
-            of => refused.push(NotFree {
+            None => refused.push(NotFree {
                 index,
                 line,
                 asked: units,
-                of: of.map(|of| Units {
-                    ordered: of.quantity(),
-                    shipped: of.shipped,
-                    cancelled: of.cancelled,
-                    free: of.free(),
-                }),
+                of: of.map(OrderedLine::units),
             }),
         }
     }
@@ -165,22 +198,6 @@ pub fn cut(lines: &BTreeMap<LineId, OrderedLine>, asked: &[(LineId, i32)]) -> Re
             to_ship,
         }
     })
-}
-
-/// The highest units that are left.
-fn take(line: LineId, of: &OrderedLine, units: i32) -> CancelledUnits {
-    let end = of.quantity() - of.cancelled;
-    let first = end - units;
-    let slot = (of.cut)
-        .sum(first.unsigned_abs()..end.unsigned_abs())
-        .expect("free units are units of the line");
-    CancelledUnits {
-        line,
-        first: first + 1,
-        units,
-        net: slot.net,
-        tax: slot.tax(),
-    }
 }
 
 #[cfg(test)]
