@@ -106,6 +106,25 @@ pub enum Error {
         /// The lines.
         refused: Vec<NotFree>,
     },
+    /// The order is at its end.
+    #[error(
+        "order {order_id} is {}; only an OPEN or ON_HOLD order can be edited, so place another one",
+        status.as_str()
+    )]
+    NotEditable {
+        /// The order.
+        order_id: OrderId,
+        /// Where it stands.
+        status: Status,
+    },
+    /// The order as it stands does not allow an edit.
+    #[error("order {order_id} cannot be edited so: {faults}")]
+    EditRefused {
+        /// The order.
+        order_id: OrderId,
+        /// Every field that it does not allow.
+        faults: Violations,
+    },
     /// An address no longer decides anything.
     #[error(
         "order {order_id} is {} and {}; {} can change only while the order is OPEN or ON_HOLD and something of it has not \
@@ -344,6 +363,8 @@ impl Fault for Error {
             Error::EtagMismatch { .. } => Code::Aborted,
             Error::NotCancellable { .. }
             | Error::UnitsNotCancellable { .. }
+            | Error::NotEditable { .. }
+            | Error::EditRefused { .. }
             | Error::AddressNotChangeable { .. }
             | Error::ContactErased { .. }
             | Error::NotHoldable { .. }
@@ -379,6 +400,8 @@ impl Fault for Error {
             Error::EtagMismatch { .. } => "ETAG_MISMATCH",
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
             Error::UnitsNotCancellable { .. } => "UNITS_NOT_CANCELLABLE",
+            Error::NotEditable { .. } => "ORDER_NOT_EDITABLE",
+            Error::EditRefused { .. } => "EDIT_REFUSED",
             Error::AddressNotChangeable { .. } => "ADDRESS_NOT_CHANGEABLE",
             Error::ContactErased { .. } => "CONTACT_ERASED",
             Error::NotHoldable { .. } => "ORDER_NOT_HOLDABLE",
@@ -410,7 +433,11 @@ impl Fault for Error {
 
     fn violations(&self) -> Option<&Violations> {
         match self {
-            Error::Invalid(violations) | Error::TotalsMismatch(violations) => Some(violations),
+            Error::Invalid(violations)
+            | Error::TotalsMismatch(violations)
+            | Error::EditRefused {
+                faults: violations, ..
+            } => Some(violations),
             _ => None,
         }
     }
@@ -421,6 +448,8 @@ impl Fault for Error {
             | Error::AddressNotChangeable { order_id, .. }
             | Error::NotHoldable { order_id, .. }
             | Error::UnitsNotCancellable { order_id, .. }
+            | Error::NotEditable { order_id, .. }
+            | Error::EditRefused { order_id, .. }
             | Error::OrderCancelled { order_id } => ("ORDER_STATUS", order_id),
             Error::ContactErased { order_id, .. } => ("ORDER_CONTACT", order_id),
             Error::TooManyHolds { order_id, .. } | Error::HoldNotOpen { order_id, .. } => {
@@ -457,6 +486,7 @@ impl Fault for Error {
             ],
             Error::NotCancellable { order_id, status, .. }
             | Error::AddressNotChangeable { order_id, status, .. }
+            | Error::NotEditable { order_id, status }
             | Error::NotHoldable { order_id, status }
             | Error::HoldNotOpen { order_id, status, .. } => vec![
                 ("order_id".to_owned(), order_id.to_string()),
@@ -469,6 +499,7 @@ impl Fault for Error {
             ],
             Error::OrderCancelled { order_id }
             | Error::UnitsNotCancellable { order_id, .. }
+            | Error::EditRefused { order_id, .. }
             | Error::TooManyHolds { order_id, .. }
             | Error::ContactErased { order_id, .. }
             | Error::CaptureExceedsTotal { order_id, .. }

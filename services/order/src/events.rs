@@ -17,6 +17,7 @@ use waybill_store::Origin;
 
 use crate::domain::cancellation::{Cancellation, CancelledUnits, OrderedLine};
 use crate::domain::change::Path;
+use crate::domain::edit::Edited;
 use crate::domain::fact::{Fact, TimelineEntry};
 use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::order::{Line, Order, Payment, ShippingLine, TaxLine, Tenant};
@@ -247,14 +248,15 @@ pub(crate) fn cancelled(about: About, state: &State, captured: Money, traceparen
     Told::new(about, &message, &fact, traceparent)
 }
 
-/// Units of lines were cancelled; others are left.
+/// Units of lines were cancelled; others are left. So much of what was captured goes back for them.
 pub(crate) fn lines_cancelled(
     about: About,
     cancellation: &Cancellation,
     lines: &BTreeMap<LineId, OrderedLine>,
-    currency: Currency,
+    refund: Money,
     traceparent: Option<&str>,
 ) -> Told {
+    let currency = refund.currency;
     let line = |part: &CancelledUnits| {
         let of = lines.get(&part.line);
         proto::CancelledLine {
@@ -275,6 +277,7 @@ pub(crate) fn lines_cancelled(
         currency_code: currency.code().to_owned(),
         lines: cancellation.lines.iter().map(line).collect(),
         amount_minor: cancellation.amount(),
+        refund_minor: Some(refund.minor),
     };
     let fact = Fact::UnitsCancelled {
         cancellation: cancellation.id,
@@ -283,6 +286,59 @@ pub(crate) fn lines_cancelled(
         reason: cancellation.reason.clone(),
     };
     Told::new(about, &message, &fact, traceparent)
+}
+
+/// What is ordered was changed, as the order with it says.
+pub(crate) fn edited(order: &Order, edit: &Edited) -> (proto::OrderEdited, Fact) {
+    let currency = order.terms.currency;
+    let removed = |part: &CancelledUnits| {
+        let of = order.terms.lines.iter().find(|line| line.id == part.line);
+        proto::CancelledLine {
+            line_id: part.line.to_string(),
+            sku: of.map(|of| of.sku.clone()).unwrap_or_default(),
+            first_unit: part.first,
+            quantity: part.units,
+            net_minor: part.net,
+            tax_minor: part.tax,
+            digital: of.is_some_and(|of| of.digital),
+        }
+    };
+    let removal = edit.removal(order);
+    let removed_parts = removal
+        .map(|removal| removal.lines.as_slice())
+        .unwrap_or_default();
+    let removed_minor = removal.map(Cancellation::amount).unwrap_or_default();
+    let message = proto::OrderEdited {
+        order_id: order.id.to_string(),
+        edit_id: edit.id.to_string(),
+        reason: edit.reason.clone(),
+        currency_code: currency.code().to_owned(),
+        prices_include_tax: order.terms.prices_include_tax,
+        added: edit.lines(order).map(placed_line).collect(),
+        removed: removed_parts.iter().map(removed).collect(),
+        cancellation_id: edit.cancellation.map(|id| id.to_string()).unwrap_or_default(),
+        restock: removal.is_none_or(|removal| removal.restock),
+        added_minor: edit.added,
+        added_discounts_minor: (edit.lines(order).flat_map(|line| &line.discounts))
+            .map(|discount| discount.amount)
+            .sum(),
+        removed_minor,
+        due_minor: order.state.money.due(),
+        refund_minor: order.state.money.overpaid(),
+    };
+    let fact = Fact::Edited {
+        edit: edit.id,
+        added: (
+            edit.lines(order).map(|line| i64::from(line.quantity)).sum(),
+            Money::new(currency, edit.added),
+        ),
+        removed: (
+            removed_parts.iter().map(|part| i64::from(part.units)).sum(),
+            Money::new(currency, removed_minor),
+        ),
+        reason: edit.reason.clone(),
+    };
+    (message, fact)
 }
 
 /// A payment was recorded.

@@ -3,13 +3,13 @@
 //! A tour, from the wire inwards:
 //!
 //! - `grpc` parses a request, calls a use case and shows what came of it.
-//! - `app` holds the use cases: placing (any number of orders in one transaction), changing, holding, cancelling,
-//!   recording payments, reading, finding, watching.
+//! - `app` holds the use cases: placing (any number of orders in one transaction), changing, editing, holding,
+//!   cancelling, recording payments, reading, finding, watching.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
-//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-17 and O-30 to O-32, which code and tests cite, are
+//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-34, which code and tests cite, are
 //! numbered in the crate's README.
 
 mod app;

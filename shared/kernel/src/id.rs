@@ -141,6 +141,8 @@ typed_ids! {
     HoldId = "hold id";
     /// A cancellation of units of an order.
     CancellationId = "cancellation id";
+    /// A change of what is ordered, after placement.
+    EditId = "edit id";
     /// A payment of an order.
     PaymentId = "payment id";
     /// A place that holds stock.

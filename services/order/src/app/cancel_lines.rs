@@ -3,6 +3,7 @@
 use waybill_events::Log;
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::{CancellationId, LineId, OrderId};
+use waybill_kernel::money::Money;
 use waybill_kernel::time;
 use waybill_runtime::telemetry::current_traceparent;
 use waybill_store::{RequestKey, Tx, UseCase};
@@ -108,7 +109,9 @@ impl UseCase for CancelOrderLines<'_> {
             at: self.clock.now(),
             version: state.version + 1,
         };
+        let overpaid = state.money.overpaid();
         let completed = state.cancel_units(to_ship, cancellation.amount());
+        let refund = state.money.overpaid() - overpaid;
         state.touch(cancellation.at);
         cancellation.at = state.updated_at;
 
@@ -118,7 +121,7 @@ impl UseCase for CancelOrderLines<'_> {
             about,
             &cancellation,
             &lines,
-            locked.currency,
+            Money::new(locked.currency, refund),
             traceparent.as_deref(),
         )];
         if completed {

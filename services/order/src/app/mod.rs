@@ -5,6 +5,7 @@
 
 mod cancel;
 mod cancel_lines;
+mod edit;
 mod find;
 mod hold;
 mod intake;
@@ -20,12 +21,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use waybill_events::Log;
-use waybill_kernel::id::{CancellationId, HoldId, OrderId, PaymentId};
+use waybill_kernel::id::{CancellationId, EditId, HoldId, OrderId, PaymentId};
 use waybill_kernel::time;
 use waybill_store::{Db, StoreError};
 
 pub(crate) use self::cancel::Cancel;
 pub(crate) use self::cancel_lines::CancelUnits;
+pub(crate) use self::edit::{NewEdit, Preview, refusal as edit_refusal};
 pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::intake::Intake;
@@ -78,6 +80,9 @@ pub(crate) struct Receipt {
     /// The cancellation of units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancellation: Option<CancellationId>,
+    /// The edit that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditId>,
 }
 
 impl Receipt {
@@ -89,6 +94,7 @@ impl Receipt {
             payment: None,
             hold: None,
             cancellation: None,
+            edit: None,
         }
     }
 }

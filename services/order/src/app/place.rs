@@ -26,7 +26,7 @@ use crate::domain::fact::TimelineEntry;
 use crate::domain::freeze::{Conditions, freeze};
 use crate::domain::hold::Hold;
 use crate::domain::limits;
-use crate::domain::order::{Contact, Order, Source, Tenant, Terms};
+use crate::domain::order::{Contact, Order, PLACED, Source, Tenant, Terms};
 use crate::domain::state::{State, Status};
 use crate::error::Error;
 use crate::events::{self, About, Told};
@@ -114,12 +114,7 @@ impl Orders {
             line_ids: &mut LineId::generate,
         };
         let (terms, contact) = freeze(draft, &mut conditions)?;
-        let to_ship = terms
-            .lines
-            .iter()
-            .filter(|line| !line.digital)
-            .map(|line| i64::from(line.quantity))
-            .sum();
+        let to_ship = terms.units_to_ship(PLACED);
         let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
         let mut state = State::placed(terms.totals.total, to_ship, now);
         let holds = self.holds(tenant, &terms, &contact, &mut state);
@@ -133,6 +128,7 @@ impl Orders {
             payments: Vec::new(),
             holds,
             cancellations: Vec::new(),
+            edits: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);
         let bytes = event.encoded_len() + NUMBER_BYTES;
@@ -442,7 +438,8 @@ impl<'a> Fates<'a> {
 
 /// An order as it was when it was placed.
 pub(super) fn as_placed(order: Order, created_at: DateTime<Utc>) -> Order {
-    let placed = State::placed(order.terms.totals.total, order.state.goods.to_ship, created_at);
+    let to_ship = order.terms.units_to_ship(PLACED);
+    let placed = State::placed(order.terms.totals.total, to_ship, created_at);
     let mut order = order.at(placed);
     for _ in 0..order.holds.len() {
         // They began with it, so it could be held.

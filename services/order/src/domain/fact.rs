@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-use waybill_kernel::id::{CancellationId, EventId, HoldId, LineId, ReturnId};
+use waybill_kernel::id::{CancellationId, EditId, EventId, HoldId, LineId, ReturnId};
 use waybill_kernel::money::Money;
 
 use super::change::Path;
@@ -210,6 +210,17 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// What is ordered was changed.
+    Edited {
+        /// The edit.
+        edit: EditId,
+        /// Units that came, and what they cost.
+        added: (i64, Money),
+        /// Units that went, and what they cost.
+        removed: (i64, Money),
+        /// Why.
+        reason: String,
+    },
     /// Everything is paid and delivered.
     Completed,
     /// Every unit is reserved.
@@ -270,6 +281,7 @@ impl Fact {
             Fact::Paid { payment, .. } => Some(*payment),
             Fact::Held { hold, .. } | Fact::HoldEnded { hold, .. } => Some(hold.uuid()),
             Fact::UnitsCancelled { cancellation, .. } => Some(cancellation.uuid()),
+            Fact::Edited { edit, .. } => Some(edit.uuid()),
             Fact::Parcel { shipment, .. } => Some(*shipment),
             Fact::Return { id, .. } => Some(id.uuid()),
             Fact::Refund { refund, .. } => Some(*refund),
@@ -342,6 +354,19 @@ impl Fact {
                 reason,
                 ..
             } => format!("Cancelled: {} for {amount}: {reason}", counted(*units)),
+            Fact::Edited {
+                added,
+                removed,
+                reason,
+                ..
+            } => {
+                let part = |what, (units, amount): &(i64, Money)| {
+                    (*units > 0).then(|| format!("{} {what} for {amount}", counted(*units)))
+                };
+                let parts = [part("added", added), part("removed", removed)];
+                let parts: Vec<String> = parts.into_iter().flatten().collect();
+                format!("Edited: {}: {reason}", parts.join(", "))
+            }
             Fact::Completed => "Completed: everything is paid and delivered".to_owned(),
             Fact::Allocated => "Stock is reserved for every unit".to_owned(),
             Fact::Backordered { units } => format!("Waiting for stock: {}", counted(*units)),

@@ -7,7 +7,7 @@ use waybill_kernel::money::Money;
 
 use super::draft::{Draft, DraftLine, DraftShipping};
 use super::limits;
-use super::order::{Contact, Discount, Line, ShippingLine, TaxLine, Terms};
+use super::order::{Contact, Discount, Line, PLACED, ShippingLine, TaxLine, Terms};
 use super::pricing::{self, PricedLine, PricingFault};
 
 /// Why a draft was refused. All faults that were found are in it.
@@ -49,7 +49,7 @@ pub fn freeze(draft: Draft, conditions: &mut Conditions<'_>) -> Result<(Terms, C
     let placed_at = draft.placed_at.unwrap_or(conditions.now);
     let mut next = || (conditions.line_ids)();
     let lines = (draft.lines.into_iter().zip(priced.lines))
-        .map(|(line, priced)| freeze_line(next(), line, priced))
+        .map(|(line, priced)| freeze_line(next(), line, priced, PLACED))
         .collect();
     let shipping = (draft.shipping.into_iter().zip(priced.shipping))
         .map(|(line, priced)| freeze_shipping(next(), line, priced))
@@ -99,7 +99,8 @@ fn presentment(draft: &Draft, v: &mut Violations) {
     }
 }
 
-fn freeze_line(id: LineId, line: DraftLine, priced: PricedLine) -> Line {
+/// A line whose price is known becomes one of an order, with this version of it.
+pub(super) fn freeze_line(id: LineId, line: DraftLine, priced: PricedLine, version: i64) -> Line {
     Line {
         id,
         sku: line.sku,
@@ -115,6 +116,8 @@ fn freeze_line(id: LineId, line: DraftLine, priced: PricedLine) -> Line {
         taxes: minor_taxes(line.taxes),
         net: priced.net,
         total: priced.total,
+        added_version: version,
+        shipped: 0,
     }
 }
 

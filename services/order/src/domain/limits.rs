@@ -29,6 +29,10 @@ pub const MAX_ATTRIBUTES: usize = 50;
 pub const MAX_TAGS: usize = 50;
 /// Lines of one update.
 pub const MAX_UPDATED_LINES: usize = 1_000;
+/// Lines that one edit adds, and that it removes, and of which it changes the quantity.
+pub const MAX_EDITED_LINES: usize = 1_000;
+/// Edits of an order.
+pub const MAX_EDITS: usize = 1_000;
 /// Characters of a merchant's note.
 pub const MAX_NOTE: usize = 2_000;
 /// A rate of tax, in parts per million: 1000 %.
@@ -157,7 +161,8 @@ fn count(v: &mut Violations, field: &str, count: usize, max: usize) {
     }
 }
 
-fn line(line: &DraftLine, v: &mut Violations) {
+/// Checks everything about a line that no price is made of.
+pub fn line(line: &DraftLine, v: &mut Violations) {
     required(v, "sku", &line.sku, MAX_SKU);
     text(v, "title", &line.title, 500);
     text(v, "category", &line.category, 200);

@@ -12,6 +12,7 @@
 //! | [`review`] | which orders are held at their placement |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
 //! | [`cancellation`] | which units of lines a cancellation takes, and what they cost |
+//! | [`edit`] | which lines come and which units go when what is ordered changes, and what that costs |
 //! | [`change`] | what may change after placement, and until when |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
@@ -51,6 +52,7 @@ macro_rules! keys {
 pub mod cancellation;
 pub mod change;
 pub mod draft;
+pub mod edit;
 pub mod fact;
 pub mod find;
 pub mod freeze;
@@ -67,3 +69,8 @@ pub mod review;
 pub mod state;
 pub mod tracking;
 pub mod trail;
+
+#[cfg(test)]
+mod cut_tests;
+#[cfg(test)]
+mod history_tests;

@@ -11,6 +11,7 @@ use waybill_kernel::id::{LineId, MerchantId, OrderId, PaymentId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 
 use super::cancellation::Cancellation;
+use super::edit::Edited;
 use super::hold::Hold;
 use super::payment::PaymentKind;
 use super::state::State;
@@ -88,7 +89,14 @@ pub struct Line {
     pub net: i64,
     /// What the customer pays for the line.
     pub total: i64,
+    /// The order's version that it came with: [`PLACED`], or that of the edit that added it.
+    pub added_version: i64,
+    /// Units of it that have shipped. No term: it is as it is now.
+    pub shipped: i32,
 }
+
+/// The version of an order that was just placed.
+pub const PLACED: i64 = 1;
 
 /// Shipping as it was frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +132,7 @@ pub struct Totals {
     pub total: i64,
 }
 
-/// The terms of an order. They never change after placement.
+/// The terms of an order. They never change after placement; edits add lines beside those that were agreed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The number the customer knows. Empty until the store has assigned one.
@@ -135,13 +143,13 @@ pub struct Terms {
     pub currency: Currency,
     /// Whether prices and discounts contain tax.
     pub prices_include_tax: bool,
-    /// The goods.
+    /// The goods: those of the placement, then those that edits added.
     pub lines: Vec<Line>,
     /// Shipping.
     pub shipping: Vec<ShippingLine>,
     /// Discounts on the order as a whole.
     pub discounts: Vec<Discount>,
-    /// The sums.
+    /// The sums, as they were at placement.
     pub totals: Totals,
     /// BCP 47 language of the customer; may be empty.
     pub locale: String,
@@ -155,6 +163,17 @@ pub struct Terms {
     pub presentment: Option<Money>,
     /// Free tags. They and the lines' attributes are no terms: they may change.
     pub tags: Vec<String>,
+}
+
+impl Terms {
+    /// Units that need shipping, of the lines that the order had at a version.
+    #[must_use]
+    pub fn units_to_ship(&self, version: i64) -> i64 {
+        (self.lines.iter())
+            .filter(|line| !line.digital && line.added_version <= version)
+            .map(|line| i64::from(line.quantity))
+            .sum()
+    }
 }
 
 /// Who ordered. Personal data: never in an event, a log line or a trace.
@@ -256,13 +275,15 @@ pub struct Order {
     pub holds: Vec<Hold>,
     /// Cancelled units, oldest first.
     pub cancellations: Vec<Cancellation>,
+    /// Edits, oldest first.
+    pub edits: Vec<Edited>,
     /// Where it stands.
     pub state: State,
 }
 
 impl Order {
-    /// The order as it was in an earlier state: the terms are the same for ever, payments, holds and cancelled units are
-    /// those that the state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
+    /// The order as it was in an earlier state: the terms are the same for ever, payments, holds, cancelled units, edits and
+    /// their lines are those that the state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
     /// term and no state (contact, note, tags, attributes) is as it is now.
     #[must_use]
     pub fn at(mut self, state: State) -> Order {
@@ -272,6 +293,8 @@ impl Order {
             .collect();
         self.cancellations
             .retain(|cancellation| cancellation.version <= state.version);
+        self.edits.retain(|edit| edit.version <= state.version);
+        (self.terms.lines).retain(|line| line.added_version <= state.version);
         self.state = state;
         self
     }

@@ -1,6 +1,6 @@
 //! The payment facet: what was authorised, given back, captured and refunded, and the status that follows from it.
 //!
-//! The sums are the state; the status is computed and never set. Captured is never above the total (O-4). What went back
+//! The sums are the state; the status is computed and never set. No capture goes beyond what is to be paid (O-4). What went back
 //! is told by the refund service and is taken as it is: refunds made outside may exceed what was captured, and must be
 //! seen, not hidden.
 
@@ -68,6 +68,13 @@ pub struct Money {
     /// What of the total is no longer to be paid, because units were cancelled.
     #[serde(default)]
     pub cancelled: i64,
+    /// What is to be paid besides the total, because edits added lines.
+    #[serde(default)]
+    pub added: i64,
+    /// Of what was captured, what had been paid for units that were gone before the last edit: it goes back, and does not pay
+    /// for what came with it.
+    #[serde(default)]
+    pub owed_back: i64,
 }
 
 /// Why a payment cannot be.
@@ -98,13 +105,43 @@ impl Money {
             captured: 0,
             refunded: 0,
             cancelled: 0,
+            added: 0,
+            owed_back: 0,
         }
     }
 
-    /// What the customer pays: the total without what was cancelled.
+    /// What the customer pays: the total with what was added and without what was cancelled.
     #[must_use]
     pub const fn due(self) -> i64 {
-        self.total - self.cancelled
+        self.total + self.added - self.cancelled
+    }
+
+    /// What was captured and does not go back for units that are gone.
+    const fn kept(self) -> i64 {
+        self.captured - self.owed_back
+    }
+
+    /// What is still to be captured.
+    #[must_use]
+    pub fn open(self) -> i64 {
+        // Less than nothing is open when units were cancelled that had been paid.
+        (self.due() - self.kept()).max(0)
+    }
+
+    /// What is captured beyond what is to be paid, for units that are gone since the last edit.
+    #[must_use]
+    pub fn overpaid(self) -> i64 {
+        (self.kept() - self.due()).max(0)
+    }
+
+    /// The money with lines of an edit that cost this. What was overpaid before is on its way back.
+    #[must_use]
+    pub fn with_added(self, amount: i64) -> Money {
+        Money {
+            owed_back: self.owed_back + self.overpaid(),
+            added: self.added + amount,
+            ..self
+        }
     }
 
     /// The money after a payment of more than 0.
@@ -124,8 +161,7 @@ impl Money {
                 Ok(Money { authorized, ..self })
             }
             PaymentKind::Capture => {
-                // Less than nothing is open when units were cancelled that had been paid.
-                let open = (self.due() - self.captured).max(0);
+                let open = self.open();
                 if amount > open {
                     return Err(PaymentRefused::CaptureExceedsTotal { open });
                 }
@@ -150,7 +186,7 @@ impl Money {
     /// Whether the customer has paid everything that is to be paid, whatever of it went back since.
     #[must_use]
     pub const fn paid_in_full(self) -> bool {
-        self.captured >= self.due()
+        self.kept() >= self.due()
     }
 
     /// Where the money stands.
@@ -252,6 +288,37 @@ mod tests {
         assert_eq!(
             paid_before.record(Capture, 1),
             Err(PaymentRefused::CaptureExceedsTotal { open: 0 })
+        );
+    }
+
+    #[test]
+    fn what_is_added_is_to_be_paid_besides_what_goes_back() {
+        let more = after(100, &[(Capture, 100)]).with_added(50);
+        assert_eq!((more.due(), more.open(), more.overpaid()), (150, 50, 0));
+        assert_eq!(more.status(), PaymentStatus::PartiallyPaid);
+        assert_eq!(
+            more.record(Capture, 51),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 50 })
+        );
+        assert_eq!(
+            more.record(Capture, 50).map(Money::status),
+            Ok(PaymentStatus::Paid)
+        );
+
+        // 20 of the 100 go back, whether they are back yet or not: they pay for nothing that comes later.
+        let less = Money {
+            cancelled: 20,
+            ..after(100, &[(Capture, 100)])
+        };
+        assert_eq!((less.open(), less.overpaid()), (0, 20));
+        let other = less.with_added(30);
+        assert_eq!((other.due(), other.open(), other.overpaid()), (110, 30, 0));
+        assert!(!other.paid_in_full());
+        assert_eq!(
+            other
+                .record(Capture, 30)
+                .map(|paid| (paid.captured, paid.paid_in_full())),
+            Ok((130, true))
         );
     }
 

@@ -16,7 +16,7 @@ use waybill_kernel::alloc::largest_remainder;
 use waybill_kernel::check::Violations;
 use waybill_kernel::money::{Currency, Money};
 
-use super::draft::{ClaimedTotals, Draft};
+use super::draft::{ClaimedTotals, Draft, DraftLine};
 use super::limits;
 use super::order::{Discount, TaxLine, Totals};
 
@@ -77,6 +77,37 @@ pub fn price(draft: &Draft, v: &mut Violations) -> Result<Priced, PricingFault> 
     }
 }
 
+/// Prices a line that is added to an order: by its own discounts and taxes, without a share of the order's discounts. Faults
+/// are noted by field; there is no price then.
+pub fn price_added(
+    line: &DraftLine,
+    currency: Currency,
+    prices_include_tax: bool,
+    v: &mut Violations,
+) -> Option<PricedLine> {
+    let before = v.len();
+    let pricing = Pricing {
+        currency,
+        inclusive: prices_include_tax,
+    };
+    let cut = pricing.goods(v, line);
+    let paid = cut.discounted();
+    if v.len() > before {
+        return None;
+    }
+    if cut.taxes > paid {
+        v.push("taxes", pricing.taxed_too_much(&cut, paid));
+        return None;
+    }
+    let (net, total) = pricing.net_and_total(&cut, paid);
+    let total = fits(v, "unit_price", total, "times quantity with taxes")?;
+    Some(PricedLine {
+        order_discount_share: 0,
+        net: i64::try_from(net).ok()?,
+        total,
+    })
+}
+
 struct Pricing {
     currency: Currency,
     inclusive: bool,
@@ -103,12 +134,7 @@ impl Pricing {
             if limits::enough(v) {
                 return None;
             }
-            goods.push(v.element("lines", index, |v| {
-                let unit = self.amount(v, || "unit_price", line.unit_price);
-                let gross = unit * i128::from(quantity(v, line.quantity));
-                fits(v, "unit_price", gross, "times quantity");
-                self.cut(v, gross, &line.discounts, &line.taxes)
-            }));
+            goods.push(v.element("lines", index, |v| self.goods(v, line)));
         }
         let mut shipping = Vec::with_capacity(draft.shipping.len());
         for (index, line) in draft.shipping.iter().enumerate() {
@@ -154,6 +180,13 @@ impl Pricing {
         } else {
             i128::from(amount.minor)
         }
+    }
+
+    fn goods(&self, v: &mut Violations, line: &DraftLine) -> Cut {
+        let unit = self.amount(v, || "unit_price", line.unit_price);
+        let gross = unit * i128::from(quantity(v, line.quantity));
+        fits(v, "unit_price", gross, "times quantity");
+        self.cut(v, gross, &line.discounts, &line.taxes)
     }
 
     fn discounts(&self, v: &mut Violations, discounts: &[Discount<Money>]) -> i128 {
@@ -228,24 +261,30 @@ impl Pricing {
         let paid = cut.discounted() - i128::from(share);
         if cut.taxes > paid {
             if !limits::enough(v) {
-                let (taxes, paid) = (self.shown(cut.taxes), self.shown(paid));
-                v.push(
-                    format!("{field}[{index}].taxes"),
-                    format!("are {taxes}, more than the {paid} they are levied on"),
-                );
+                v.push(format!("{field}[{index}].taxes"), self.taxed_too_much(cut, paid));
             }
             return None;
         }
-        let (net, total) = if self.inclusive {
-            (paid - cut.taxes, paid)
-        } else {
-            (paid, paid + cut.taxes)
-        };
+        let (net, total) = self.net_and_total(cut, paid);
         Some(PricedLine {
             order_discount_share: share,
             net: i64::try_from(net).ok()?,
             total: i64::try_from(total).ok()?,
         })
+    }
+
+    /// What a line costs without tax and with it, when so much is paid for it after discounts.
+    fn net_and_total(&self, cut: &Cut, paid: i128) -> (i128, i128) {
+        if self.inclusive {
+            (paid - cut.taxes, paid)
+        } else {
+            (paid, paid + cut.taxes)
+        }
+    }
+
+    fn taxed_too_much(&self, cut: &Cut, paid: i128) -> String {
+        let (taxes, paid) = (self.shown(cut.taxes), self.shown(paid));
+        format!("are {taxes}, more than the {paid} they are levied on")
     }
 
     fn totals(

@@ -65,6 +65,15 @@ pub struct State {
     pub updated_at: DateTime<Utc>,
 }
 
+/// A part of what is ordered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Units that need shipping.
+    pub to_ship: i64,
+    /// What all its units cost.
+    pub amount: i64,
+}
+
 /// An order cannot be cancelled any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCancellable {
@@ -177,6 +186,14 @@ impl State {
         self.goods.cancelled += to_ship;
         self.money.cancelled += amount;
         self.complete_if_done()
+    }
+
+    /// Changes what is ordered of an order that is not at its end: what comes, and what goes. Tells whether what is left was
+    /// complete.
+    pub fn edit(&mut self, comes: Share, goes: Share) -> bool {
+        self.goods.to_ship += comes.to_ship;
+        self.money = self.money.with_added(comes.amount);
+        self.cancel_units(goes.to_ship, goes.amount)
     }
 
     /// Stops the order by one more hold.

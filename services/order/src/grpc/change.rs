@@ -273,7 +273,7 @@ fn paths(mask: Option<prost_types::FieldMask>, v: &mut Violations) -> BTreeSet<P
 }
 
 /// Fields of an order that never change, or that follow from other calls.
-const FIXED: [&str; 32] = [
+const FIXED: [&str; 35] = [
     "order_id",
     "merchant_id",
     "store_id",
@@ -306,6 +306,9 @@ const FIXED: [&str; 32] = [
     "updated_at",
     "holds",
     "cancellations",
+    "edits",
+    "added",
+    "due",
 ];
 
 fn refused(path: &str) -> String {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod change;
+mod edit;
 mod find;
 mod parse;
 mod trail;
@@ -196,6 +197,21 @@ impl OrderService for OrderGrpc {
     ) -> Answer<proto::RebuildOrderResponse> {
         answer(self.rebuild(&request.into_inner()).await)
     }
+
+    async fn preview_order_edit(
+        &self,
+        request: Request<proto::PreviewOrderEditRequest>,
+    ) -> Answer<proto::PreviewOrderEditResponse> {
+        answer(self.preview_edit(request.into_inner()).await)
+    }
+
+    async fn edit_order(
+        &self,
+        request: Request<proto::EditOrderRequest>,
+    ) -> Answer<proto::EditOrderResponse> {
+        let caller = convert::context(&request)?;
+        answer(self.edit(&caller, request.into_inner()).await)
+    }
 }
 
 impl OrderGrpc {
@@ -307,6 +323,7 @@ mod rpc {
     pub(super) const RELEASE_ORDER: &str = "waybill.order.v1.OrderService/ReleaseOrder";
     pub(super) const CANCEL_ORDER: &str = "waybill.order.v1.OrderService/CancelOrder";
     pub(super) const CANCEL_ORDER_LINES: &str = "waybill.order.v1.OrderService/CancelOrderLines";
+    pub(super) const EDIT_ORDER: &str = "waybill.order.v1.OrderService/EditOrder";
     pub(super) const RECORD_PAYMENT: &str = "waybill.order.v1.OrderService/RecordPayment";
 }
 

@@ -102,7 +102,7 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
 }
 
 /// Parses every element; stops looking once there are more faults than are told.
-fn each<T, U>(
+pub(super) fn each<T, U>(
     field: &str,
     elements: Vec<T>,
     v: &mut Violations,
@@ -118,11 +118,21 @@ fn each<T, U>(
     parsed
 }
 
-struct Amounts {
+/// Reads amounts that should be in one currency. Whether they are is checked with their prices.
+pub(super) struct Amounts {
     currency: Currency,
 }
 
 impl Amounts {
+    /// Amounts that stand beside this one; whatever it is in.
+    pub(super) fn of(amount: Option<&common::Money>) -> Amounts {
+        let currency = amount.and_then(|amount| Currency::parse(&amount.currency_code).ok());
+        Amounts {
+            // Only what is missing or unreadable is filled with it, and that is a fault.
+            currency: currency.unwrap_or(Currency::EUR),
+        }
+    }
+
     /// An amount; nothing of the order's currency where there is none.
     fn amount(&self, field: &str, amount: Option<&common::Money>, v: &mut Violations) -> Money {
         match amount {
@@ -134,7 +144,7 @@ impl Amounts {
         }
     }
 
-    fn line(&mut self, line: proto::NewOrderLine, v: &mut Violations) -> DraftLine {
+    pub(super) fn line(&mut self, line: proto::NewOrderLine, v: &mut Violations) -> DraftLine {
         DraftLine {
             unit_price: self.amount("unit_price", line.unit_price.as_ref(), v),
             discounts: self.discounts(line.discounts, v),
@@ -158,7 +168,11 @@ impl Amounts {
         }
     }
 
-    fn discounts(&mut self, discounts: Vec<proto::Discount>, v: &mut Violations) -> Vec<Discount<Money>> {
+    pub(super) fn discounts(
+        &mut self,
+        discounts: Vec<proto::Discount>,
+        v: &mut Violations,
+    ) -> Vec<Discount<Money>> {
         each("discounts", discounts, v, |discount, v| Discount {
             amount: self.amount("amount", discount.amount.as_ref(), v),
             code: discount.code,
@@ -166,7 +180,7 @@ impl Amounts {
         })
     }
 
-    fn taxes(&mut self, taxes: Vec<proto::TaxLine>, v: &mut Violations) -> Vec<TaxLine<Money>> {
+    pub(super) fn taxes(&mut self, taxes: Vec<proto::TaxLine>, v: &mut Violations) -> Vec<TaxLine<Money>> {
         each("taxes", taxes, v, |tax, v| TaxLine {
             amount: self.amount("amount", tax.amount.as_ref(), v),
             jurisdiction: tax.jurisdiction,

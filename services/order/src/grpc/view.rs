@@ -1,5 +1,7 @@
 //! Domain values as protobuf answers.
 
+use std::collections::BTreeMap;
+
 use waybill_kernel::id::LineId;
 use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::order::v1 as proto;
@@ -8,6 +10,7 @@ use waybill_rpc::convert::{to_money, to_timestamp};
 
 use super::trail::to_hex;
 use crate::domain::cancellation::Cancellation;
+use crate::domain::edit::Edited;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::goods::FulfillmentStatus;
 use crate::domain::hold::{Hold, HoldReason};
@@ -29,6 +32,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         payments,
         holds,
         cancellations,
+        edits,
         state,
     } = order;
     let in_currency = InCurrency(terms.currency);
@@ -39,6 +43,9 @@ pub(super) fn order(order: Order) -> proto::Order {
             .filter(|part| part.line == line);
         of_line.map(|part| part.units).sum::<i32>()
     };
+    let added_by: BTreeMap<i64, String> = (edits.iter())
+        .map(|edit| (edit.version, edit.id.to_string()))
+        .collect();
     let Contact {
         customer: person,
         shipping,
@@ -60,6 +67,7 @@ pub(super) fn order(order: Order) -> proto::Order {
             .into_iter()
             .map(|line| proto::OrderLine {
                 cancelled_quantity: cancelled(line.id),
+                added_by_edit_id: added_by.get(&line.added_version).cloned().unwrap_or_default(),
                 ..in_currency.line(line)
             })
             .collect(),
@@ -106,6 +114,52 @@ pub(super) fn order(order: Order) -> proto::Order {
         cancellations: (cancellations.into_iter())
             .map(|part| cancellation(terms.currency, part))
             .collect(),
+        edits: (edits.into_iter())
+            .map(|edited| edit(terms.currency, edited))
+            .collect(),
+        added: in_currency.money(state.money.added),
+        due: in_currency.money(state.money.due()),
+    }
+}
+
+fn edit(currency: Currency, edit: Edited) -> proto::Edit {
+    proto::Edit {
+        edit_id: edit.id.to_string(),
+        reason: edit.reason,
+        cancellation_id: edit.cancellation.map(|id| id.to_string()).unwrap_or_default(),
+        added: InCurrency(currency).money(edit.added),
+        edited_at: Some(to_timestamp(edit.at)),
+    }
+}
+
+/// What an edit made different about the order as it is with it.
+pub(super) fn difference(order: &Order, edited: Option<&Edited>) -> proto::EditDifference {
+    let in_currency = InCurrency(order.terms.currency);
+    let money = order.state.money;
+    let added = edited
+        .into_iter()
+        .flat_map(|edited| edited.lines(order).map(move |line| (edited, line)));
+    let removal = edited.and_then(|edited| edited.removal(order));
+    let (added_total, removed_total) = (
+        edited.map_or(0, |edited| edited.added),
+        removal.map_or(0, Cancellation::amount),
+    );
+    proto::EditDifference {
+        added: added
+            .map(|(edited, line)| proto::OrderLine {
+                added_by_edit_id: edited.id.to_string(),
+                ..in_currency.line(line.clone())
+            })
+            .collect(),
+        removed: removal
+            .map(|removal| cancellation(order.terms.currency, removal.clone()).lines)
+            .unwrap_or_default(),
+        added_total: in_currency.money(added_total),
+        removed_total: in_currency.money(removed_total),
+        due_before: in_currency.money(money.due() - added_total + removed_total),
+        due_after: in_currency.money(money.due()),
+        open: in_currency.money(money.open()),
+        overpaid: in_currency.money(money.overpaid()),
     }
 }
 
@@ -221,6 +275,7 @@ impl InCurrency {
             net: self.money(line.net),
             total: self.money(line.total),
             cancelled_quantity: 0,
+            added_by_edit_id: String::new(),
         }
     }
 

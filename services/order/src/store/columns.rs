@@ -15,7 +15,7 @@ use waybill_kernel::id::OrderId;
 
 use super::place::Placement;
 use crate::domain::fact::TimelineEntry;
-use crate::domain::order::{Address, Discount, TaxLine, Tenant};
+use crate::domain::order::{Address, Discount, Order, TaxLine, Tenant};
 use crate::domain::trail::{Link, digest};
 
 /// A statement that answers with ids.
@@ -138,28 +138,39 @@ impl<'a> Goods<'a> {
     pub(super) fn of(placements: &[Placement<'a>]) -> Self {
         let mut c = Self::default();
         for Placement { order, .. } in placements {
-            for (position, line) in (0..).zip(&order.terms.lines) {
-                c.orders.push(order.id.uuid());
-                c.merchants.push(order.tenant.merchant.uuid());
-                c.stores.push(order.tenant.store.uuid());
-                c.ids.push(line.id.uuid());
-                c.positions.push(position);
-                c.skus.push(&line.sku);
-                c.titles.push(&line.title);
-                c.quantities.push(line.quantity);
-                c.unit_prices.push(line.unit_price);
-                c.categories.push(&line.category);
-                c.final_sales.push(line.final_sale);
-                c.digital.push(line.digital);
-                c.attributes.push(Json(&line.attributes));
-                c.discounts.push(Json(&line.discounts));
-                c.order_discounts.push(line.order_discount_share);
-                c.taxes.push(Json(&line.taxes));
-                c.nets.push(line.net);
-                c.totals.push(line.total);
-            }
+            c.push(order, 0);
         }
         c
+    }
+
+    /// The lines of an order from this one on.
+    pub(super) fn from(order: &'a Order, first: usize) -> Self {
+        let mut c = Self::default();
+        c.push(order, first);
+        c
+    }
+
+    fn push(&mut self, order: &'a Order, first: usize) {
+        for (position, line) in (0..).zip(&order.terms.lines).skip(first) {
+            self.orders.push(order.id.uuid());
+            self.merchants.push(order.tenant.merchant.uuid());
+            self.stores.push(order.tenant.store.uuid());
+            self.ids.push(line.id.uuid());
+            self.positions.push(position);
+            self.skus.push(&line.sku);
+            self.titles.push(&line.title);
+            self.quantities.push(line.quantity);
+            self.unit_prices.push(line.unit_price);
+            self.categories.push(&line.category);
+            self.final_sales.push(line.final_sale);
+            self.digital.push(line.digital);
+            self.attributes.push(Json(&line.attributes));
+            self.discounts.push(Json(&line.discounts));
+            self.order_discounts.push(line.order_discount_share);
+            self.taxes.push(Json(&line.taxes));
+            self.nets.push(line.net);
+            self.totals.push(line.total);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod change;
 mod columns;
 mod conditions;
 pub(crate) mod details;
+pub(crate) mod edits;
 pub(crate) mod find;
 pub(crate) mod history;
 pub(crate) mod holds;

@@ -7,12 +7,13 @@ use serde::Deserialize;
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
-use waybill_kernel::id::OrderId;
+use waybill_kernel::id::{CancellationId, OrderId};
 use waybill_kernel::money::{Currency, Money as Amount};
 use waybill_store::StoreError;
 
 use super::stored;
 use crate::domain::cancellation::{Cancellation, CancelledUnits};
+use crate::domain::edit::Edited;
 use crate::domain::goods::Goods;
 use crate::domain::hold::{Hold, HoldReason, Release};
 use crate::domain::order::{
@@ -38,7 +39,7 @@ macro_rules! state_columns {
     () => {
         "order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor, \
          captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status, version, \
-         updated_at, open_holds, units_cancelled, cancelled_minor"
+         updated_at, open_holds, units_cancelled, cancelled_minor, added_minor, owed_back_minor"
     };
 }
 pub(super) use state_columns;
@@ -67,6 +68,8 @@ pub(super) struct StateRow {
     open_holds: i32,
     units_cancelled: i64,
     cancelled_minor: i64,
+    added_minor: i64,
+    owed_back_minor: i64,
 }
 
 impl StateRow {
@@ -87,6 +90,8 @@ impl StateRow {
                 captured: self.captured_minor,
                 refunded: self.refunded_minor,
                 cancelled: self.cancelled_minor,
+                added: self.added_minor,
+                owed_back: self.owed_back_minor,
             },
             goods: Goods {
                 to_ship: self.units_to_ship,
@@ -140,6 +145,7 @@ struct OrderRow {
     payment_rows: Json<Vec<PaymentRow>>,
     hold_rows: Json<Vec<HoldRow>>,
     cancellation_rows: Json<Vec<CancellationRow>>,
+    edit_rows: Json<Vec<EditRow>>,
 }
 
 /// A row of `order_contacts`.
@@ -170,6 +176,8 @@ struct LineRow {
     taxes: Vec<TaxLine>,
     net_minor: i64,
     total_minor: i64,
+    added_version: i64,
+    units_shipped: i32,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +208,16 @@ struct CancellationRow {
     restock: bool,
     lines: Vec<CancelledUnits>,
     cancelled_at: DateTime<Utc>,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+struct EditRow {
+    edit_id: Uuid,
+    reason: String,
+    cancellation_id: Option<Uuid>,
+    added_minor: i64,
+    edited_at: DateTime<Utc>,
     version: i64,
 }
 
@@ -274,6 +292,7 @@ impl OrderRow {
             cancellations: (self.cancellation_rows.0.into_iter())
                 .map(Cancellation::from)
                 .collect(),
+            edits: self.edit_rows.0.into_iter().map(Edited::from).collect(),
             state: self.state.state()?,
         };
         Ok(Placed {
@@ -316,6 +335,8 @@ impl From<LineRow> for Line {
             taxes: row.taxes,
             net: row.net_minor,
             total: row.total_minor,
+            added_version: row.added_version,
+            shipped: row.units_shipped,
         }
     }
 }
@@ -362,6 +383,19 @@ impl From<CancellationRow> for Cancellation {
     }
 }
 
+impl From<EditRow> for Edited {
+    fn from(row: EditRow) -> Edited {
+        Edited {
+            id: row.edit_id.into(),
+            reason: row.reason,
+            cancellation: row.cancellation_id.map(CancellationId::from),
+            added: row.added_minor,
+            at: row.edited_at,
+            version: row.version,
+        }
+    }
+}
+
 impl TryFrom<HoldRow> for Hold {
     type Error = StoreError;
 
@@ -403,7 +437,7 @@ macro_rules! load {
                     o.presentment_total, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
                     o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
-                    o.units_cancelled, o.cancelled_minor,
+                    o.units_cancelled, o.cancelled_minor, o.added_minor, o.owed_back_minor,
                     (SELECT row_to_json(c) FROM order_contacts c
                      WHERE c.order_id = o.order_id) AS contact,
                     (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
@@ -415,7 +449,9 @@ macro_rules! load {
                     (SELECT coalesce(json_agg(h ORDER BY h.hold_id), '[]') FROM order_holds h
                      WHERE h.order_id = o.order_id) AS hold_rows,
                     (SELECT coalesce(json_agg(x ORDER BY x.cancellation_id), '[]') FROM order_cancellations x
-                     WHERE x.order_id = o.order_id) AS cancellation_rows
+                     WHERE x.order_id = o.order_id) AS cancellation_rows,
+                    (SELECT coalesce(json_agg(e ORDER BY e.version), '[]') FROM order_edits e
+                     WHERE e.order_id = o.order_id) AS edit_rows
              ",
             $which
         )

@@ -3,12 +3,15 @@
 mod batch;
 mod cancel;
 mod cancel_lines;
+mod edit;
+mod edit_races;
 mod export;
 mod faults;
 mod find;
 mod fold;
 mod found;
 mod harness;
+mod histories;
 mod hold;
 mod house;
 mod list;

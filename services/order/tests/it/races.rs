@@ -8,10 +8,10 @@ use waybill_proto::waybill::order::v1 as proto;
 use crate::harness::{Service, start};
 use crate::shop::{Shop, eur, order, refusal};
 
-const CALLERS: usize = 50;
+pub(crate) const CALLERS: usize = 50;
 
 /// The same shop, called in two processes in turn.
-async fn callers(service: &Service, shop: &Shop) -> (Vec<Shop>, crate::harness::Replica) {
+pub(crate) async fn callers(service: &Service, shop: &Shop) -> (Vec<Shop>, crate::harness::Replica) {
     let replica = service.replica().await;
     let elsewhere = Shop {
         client: replica.client(service, shop),

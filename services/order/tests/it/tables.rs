@@ -33,6 +33,23 @@ async fn what_must_never_be_is_refused_by_the_tables() -> Result<()> {
             "UPDATE order_lines SET quantity = 1",
             "the terms of an order are frozen: UPDATE of order_lines refused",
         ),
+        (
+            "UPDATE order_lines SET added_version = 2",
+            "the terms of an order are frozen: UPDATE of order_lines refused",
+        ),
+        // O-23: what edits add only grows, and no more goes back for what went than was captured.
+        (
+            "UPDATE orders SET units_to_ship = 1",
+            "the terms of an order are frozen: UPDATE of orders refused",
+        ),
+        (
+            "UPDATE orders SET owed_back_minor = 1",
+            "orders_owed_back_was_captured",
+        ),
+        (
+            "UPDATE orders SET cancelled_minor = 1001",
+            "orders_cancelled_within_bounds",
+        ),
         // O-3
         (
             "UPDATE orders SET status = 'CANCELLED'",

@@ -167,6 +167,8 @@ not_canned! {
     cancel_order_lines(CancelOrderLinesRequest) -> CancelOrderLinesResponse;
     verify_timeline(VerifyTimelineRequest) -> VerifyTimelineResponse;
     rebuild_order(RebuildOrderRequest) -> RebuildOrderResponse;
+    preview_order_edit(PreviewOrderEditRequest) -> PreviewOrderEditResponse;
+    edit_order(EditOrderRequest) -> EditOrderResponse;
 }
 
 /// The tenant of a test process.

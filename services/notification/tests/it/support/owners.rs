@@ -154,6 +154,8 @@ stand_in! {
         cancel_order_lines(order::CancelOrderLinesRequest) -> order::CancelOrderLinesResponse;
         verify_timeline(order::VerifyTimelineRequest) -> order::VerifyTimelineResponse;
         rebuild_order(order::RebuildOrderRequest) -> order::RebuildOrderResponse;
+        preview_order_edit(order::PreviewOrderEditRequest) -> order::PreviewOrderEditResponse;
+        edit_order(order::EditOrderRequest) -> order::EditOrderResponse;
     }
 }
 
