@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `order.OrderPlaced` | order and lines with their frozen cuts; entry `sale` |
 //! | `order.PaymentRecorded` of a capture | payment with its balance; entry `capture`; after a cancellation a job that pays it back |
+//! | `order.OrderEdited` | the lines that were added, with their frozen cuts; entry `sale` of them; a job as below for the units that were removed |
 //! | `order.OrderCancelled` | note of it; a job that pays everything back |
 //! | `order.OrderLinesCancelled` | a job that pays back what was captured for exactly these units |
 //! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
@@ -17,20 +18,22 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
-use waybill_kernel::id::{CancellationId, EntryId, LineId, OrderId, PaymentId, ShipmentId};
+use waybill_kernel::id::{CancellationId, EditId, EntryId, LineId, OrderId, PaymentId, ShipmentId};
 use waybill_kernel::money::Currency;
 use waybill_kernel::slots::LineCut;
 use waybill_kernel::time;
 use waybill_proto::waybill::fulfillment::v1::{LineQuantity, ShipmentDelivered, ShipmentShipped};
 use waybill_proto::waybill::order::v1::{
-    CancelledLine, OrderCancelled, OrderLinesCancelled, OrderPlaced, PaymentRecorded, PlacedTax,
+    CancelledLine, OrderCancelled, OrderEdited, OrderLinesCancelled, OrderPlaced, PaymentRecorded,
+    PlacedLine as ToldLine, PlacedTax,
 };
+use waybill_store::jobs::NewJob;
 
 use crate::domain::book::{LineKind, Tenant};
 use crate::domain::journal::{self, Entry, Posting};
 use crate::domain::units::Run;
 use crate::store;
-use crate::store::fold::{Captured, PlacedLine, PlacedOrder, Shipped, Touched};
+use crate::store::fold::{AddedLines, Captured, PlacedLine, PlacedOrder, Shipped, Touched};
 use crate::workers;
 
 /// The fold of this service.
@@ -75,6 +78,7 @@ impl Fold for RefundFold {
         let batch = Batch::read(events)?;
         let conn = projection.conn();
         store::fold::insert_orders(conn, &batch.placed).await?;
+        store::fold::add_lines(conn, &batch.added).await?;
         let orders: Vec<Uuid> = batch
             .captured
             .iter()
@@ -115,14 +119,21 @@ impl Fold for RefundFold {
                 let job = workers::cancelled_job(tenant(event)?, event.key.into(), None);
                 reaction.enqueue(job.traceparent(event.traceparent.clone()));
             } else if let Some(cancelled) = event.as_a::<OrderLinesCancelled>()? {
-                let cancellation: CancellationId = parse("cancellation_id", &cancelled.cancellation_id)?;
-                let job = workers::units_job(
-                    tenant(event)?,
-                    event.key.into(),
-                    cancellation,
-                    &units_of(&cancelled)?,
-                );
-                reaction.enqueue(job.traceparent(event.traceparent.clone()));
+                reaction.enqueue(pay_units(
+                    event,
+                    &cancelled.cancellation_id,
+                    &cancelled.lines,
+                    cancelled.refund_minor,
+                )?);
+            } else if let Some(edited) = event.as_a::<OrderEdited>()? {
+                if !edited.removed.is_empty() {
+                    reaction.enqueue(pay_units(
+                        event,
+                        &edited.cancellation_id,
+                        &edited.removed,
+                        Some(edited.refund_minor),
+                    )?);
+                }
             } else if let Some(recorded) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
                 late.push((event, recorded));
             }
@@ -155,6 +166,7 @@ impl Fold for RefundFold {
 #[derive(Default)]
 struct Batch {
     placed: Vec<PlacedOrder>,
+    added: Vec<AddedLines>,
     sales: Vec<Entry>,
     captured: Vec<(Tenant, String, Captured)>,
     touched: Vec<Touched>,
@@ -171,6 +183,13 @@ impl Batch {
                 let order = read_order(event, &message)?;
                 batch.sales.push(sale(&order)?);
                 batch.placed.push(order);
+            } else if let Some(message) = event.as_a::<OrderEdited>()? {
+                let lines = read_lines(&message.added, message.prices_include_tax)?;
+                batch.sales.extend(added_sale(event, &message, &lines)?);
+                batch.added.push(AddedLines {
+                    order_id: event.key,
+                    lines,
+                });
             } else if let Some(message) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
                 batch.captured.push(read_payment(event, message)?);
             } else if let Some(message) = event.as_a::<ShipmentShipped>()? {
@@ -206,8 +225,21 @@ impl Batch {
     }
 }
 
+/// The job that pays back what was captured for units that an event names.
+fn pay_units(
+    event: &Event,
+    cancellation: &str,
+    lines: &[CancelledLine],
+    told: Option<i64>,
+) -> Result<NewJob, FoldError> {
+    let cancellation: CancellationId = parse("cancellation_id", cancellation)?;
+    let units = units_of(lines)?;
+    let job = workers::units_job(tenant(event)?, event.key.into(), cancellation, &units, told);
+    Ok(job.traceparent(event.traceparent.clone()))
+}
+
 /// The units that an event names, per line.
-fn units_of(cancelled: &OrderLinesCancelled) -> Result<Vec<(LineId, Run)>, FoldError> {
+fn units_of(lines: &[CancelledLine]) -> Result<Vec<(LineId, Run)>, FoldError> {
     let units = |line: &CancelledLine| {
         let last = line
             .first_unit
@@ -225,7 +257,7 @@ fn units_of(cancelled: &OrderLinesCancelled) -> Result<Vec<(LineId, Run)>, FoldE
         };
         Ok((parse("line_id", &line.line_id)?, run))
     };
-    cancelled.lines.iter().map(units).collect()
+    lines.iter().map(units).collect()
 }
 
 fn touch(touched: &mut BTreeMap<Uuid, Touched>, event: &Event, cancelled_at: Option<DateTime<Utc>>) {
@@ -272,21 +304,7 @@ fn collect(
 fn read_order(event: &Event, message: &OrderPlaced) -> Result<PlacedOrder, FoldError> {
     let currency = Currency::parse(&message.currency_code).map_err(poison)?;
     let inclusive = message.prices_include_tax;
-    let mut lines = Vec::with_capacity(message.lines.len() + message.shipping_lines.len());
-    for line in &message.lines {
-        lines.push(PlacedLine {
-            line_id: parse::<LineId>("line_id", &line.line_id)?.uuid(),
-            kind: LineKind::Goods,
-            sku: line.sku.clone(),
-            category: line.category.clone(),
-            final_sale: line.final_sale,
-            digital: line.digital,
-            quantity: line.quantity,
-            net: line.net_minor,
-            taxes: amounts(&line.taxes),
-            inclusive,
-        });
-    }
+    let mut lines = read_lines(&message.lines, inclusive)?;
     for line in &message.shipping_lines {
         lines.push(PlacedLine {
             line_id: parse::<LineId>("line_id", &line.line_id)?.uuid(),
@@ -301,11 +319,7 @@ fn read_order(event: &Event, message: &OrderPlaced) -> Result<PlacedOrder, FoldE
             inclusive,
         });
     }
-    for line in &lines {
-        // A line that cannot be cut could never be paid back to the penny.
-        let quantity = u32::try_from(line.quantity).map_err(poison)?;
-        LineCut::new(line.net, line.taxes.clone(), quantity, inclusive).map_err(poison)?;
-    }
+    lines.iter().try_for_each(cuttable)?;
     Ok(PlacedOrder {
         tenant: tenant(event)?,
         order_id: event.key,
@@ -317,16 +331,68 @@ fn read_order(event: &Event, message: &OrderPlaced) -> Result<PlacedOrder, FoldE
     })
 }
 
+/// Goods of an order, as an event tells them.
+fn read_lines(lines: &[ToldLine], inclusive: bool) -> Result<Vec<PlacedLine>, FoldError> {
+    let read = |line: &ToldLine| {
+        let line = PlacedLine {
+            line_id: parse::<LineId>("line_id", &line.line_id)?.uuid(),
+            kind: LineKind::Goods,
+            sku: line.sku.clone(),
+            category: line.category.clone(),
+            final_sale: line.final_sale,
+            digital: line.digital,
+            quantity: line.quantity,
+            net: line.net_minor,
+            taxes: amounts(&line.taxes),
+            inclusive,
+        };
+        cuttable(&line)?;
+        Ok(line)
+    };
+    lines.iter().map(read).collect()
+}
+
+/// A line that cannot be cut could never be paid back to the penny.
+fn cuttable(line: &PlacedLine) -> Result<(), FoldError> {
+    let quantity = u32::try_from(line.quantity).map_err(poison)?;
+    LineCut::new(line.net, line.taxes.clone(), quantity, line.inclusive).map_err(poison)?;
+    Ok(())
+}
+
+/// The sale of lines that an edit added; none when it added none that cost something.
+fn added_sale(event: &Event, edited: &OrderEdited, lines: &[PlacedLine]) -> Result<Option<Entry>, FoldError> {
+    let currency = Currency::parse(&edited.currency_code).map_err(poison)?;
+    let edit: EditId = parse("edit_id", &edited.edit_id)?;
+    let net = sum(event.key, lines.iter().map(|line| line.net))?;
+    let tax = sum(
+        event.key,
+        lines.iter().flat_map(|line| line.taxes.iter().copied()),
+    )?;
+    if sum(event.key, [net, tax].into_iter())? == 0 {
+        return Ok(None);
+    }
+    let posting = journal::sale(net, 0, tax);
+    let source = edit.to_string();
+    Ok(Some(entry(
+        tenant(event)?,
+        event.key,
+        "sale",
+        source,
+        currency.code(),
+        posting,
+    )))
+}
+
 fn sale(order: &PlacedOrder) -> Result<Entry, FoldError> {
     let lines = |kind| order.lines.iter().filter(move |line| line.kind == kind);
-    let net = |kind| sum(order, lines(kind).map(|line| line.net));
+    let net = |kind| sum(order.order_id, lines(kind).map(|line| line.net));
     let (goods, shipping) = (net(LineKind::Goods)?, net(LineKind::Shipping)?);
     let tax = sum(
-        order,
+        order.order_id,
         order.lines.iter().flat_map(|line| line.taxes.iter().copied()),
     )?;
     // The receivable is their sum: it has to fit as well.
-    sum(order, [goods, shipping, tax].into_iter())?;
+    sum(order.order_id, [goods, shipping, tax].into_iter())?;
     let posting = journal::sale(goods, shipping, tax);
     Ok(entry(
         order.tenant,
@@ -338,11 +404,10 @@ fn sale(order: &PlacedOrder) -> Result<Entry, FoldError> {
     ))
 }
 
-fn sum(order: &PlacedOrder, mut amounts: impl Iterator<Item = i64>) -> Result<i64, FoldError> {
+fn sum(order_id: Uuid, mut amounts: impl Iterator<Item = i64>) -> Result<i64, FoldError> {
     amounts.try_fold(0_i64, i64::checked_add).ok_or_else(|| {
         FoldError::Poison(format!(
-            "the amounts of order {} overflow 64 bits of minor units",
-            order.order_id
+            "the amounts of order {order_id} overflow 64 bits of minor units"
         ))
     })
 }

@@ -30,6 +30,8 @@ pub struct CancelledUnits<'a> {
     pub cancellation_id: CancellationId,
     /// Its units.
     pub units: Vec<(LineId, UnitSet)>,
+    /// What goes back, as the order service worked it out; none where it did not.
+    pub told: Option<i64>,
     /// The job, ended in the same transaction: so it happens once.
     pub job: Option<&'a Job>,
 }
@@ -51,7 +53,7 @@ impl CancelledUnits<'_> {
     async fn refund(&self, tx: &mut Tx) -> Result<Option<Refund>, Error> {
         let loaded = store::book::lock(tx.conn(), self.tenant, self.order_id).await?;
         let loaded = loaded.ok_or(Error::OrderNotFound(self.order_id))?;
-        let plan = compose::for_cancelled_units(&loaded.book, &self.units)?;
+        let plan = compose::for_cancelled_units(&loaded.book, &self.units, self.told)?;
         if plan.amount == 0 {
             self.write_off(tx, &loaded, &plan).await?;
             return Ok(None);

@@ -194,9 +194,15 @@ pub fn for_cancellation(book: &Book) -> Result<Plan, Refusal> {
 
 /// Plans the refund of cancelled units of an order that goes on: those of them that are free.
 ///
-/// What was captured beyond what the rest of the order still owes goes back; what was never paid of the units is a negative
-/// component. An amount of 0 means that there is nothing to pay, no component that there is nothing to take either.
-pub fn for_cancelled_units(book: &Book, units: &[(LineId, UnitSet)]) -> Result<Plan, Refusal> {
+/// What was captured beyond what the rest of the order owes goes back: so much as the order service worked out when it took
+/// the units, under its lock, for what came since (lines of an edit, payments of those) has no part in it. Where it did not
+/// tell, it is what the rest still owes now. What was never paid of the units is a negative component. An amount of 0 means
+/// that there is nothing to pay, no component that there is nothing to take either.
+pub fn for_cancelled_units(
+    book: &Book,
+    units: &[(LineId, UnitSet)],
+    told: Option<i64>,
+) -> Result<Plan, Refusal> {
     let mut components = Vec::with_capacity(units.len() + 1);
     for (index, (line_id, named)) in units.iter().enumerate() {
         let line = book.line(LineKind::Goods, *line_id).ok_or(Refusal::UnknownLine {
@@ -210,8 +216,9 @@ pub fn for_cancelled_units(book: &Book, units: &[(LineId, UnitSet)]) -> Result<P
         }
     }
     let worth = sum(&components);
-    let rest = book.still_owed() - worth;
-    let amount = (book.balance.refundable() - rest).clamp(0, worth);
+    let refundable = book.balance.refundable();
+    let over = told.unwrap_or_else(|| refundable - (book.still_owed() - worth));
+    let amount = over.min(refundable).clamp(0, worth);
     if amount < worth {
         components.push(bare(ComponentKind::Unpaid, amount - worth));
     }

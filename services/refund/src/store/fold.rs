@@ -1,5 +1,7 @@
 //! What the fold writes: set-based, and harmless when it is written again.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -49,6 +51,15 @@ pub struct PlacedLine {
     pub taxes: Vec<i64>,
     /// True when prices contained tax.
     pub inclusive: bool,
+}
+
+/// Lines that came to an order after its placement.
+#[derive(Debug, Clone)]
+pub struct AddedLines {
+    /// The order.
+    pub order_id: Uuid,
+    /// The lines.
+    pub lines: Vec<PlacedLine>,
 }
 
 /// Money that a provider took.
@@ -152,20 +163,36 @@ pub async fn insert_orders(conn: &mut PgConnection, orders: &[PlacedOrder]) -> R
     .bind(orders.iter().map(|order| order.version).collect::<Vec<_>>())
     .execute(&mut *conn)
     .await?;
-    insert_lines(conn, orders).await
+    let lines = orders.iter().flat_map(|order| {
+        let lines = order.lines.iter().zip(0..);
+        lines.map(|(line, position)| (order.order_id, position, line))
+    });
+    insert_lines(conn, &lines.collect::<Vec<_>>(), false).await
 }
 
-async fn insert_lines(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result<(), StoreError> {
-    let lines: Vec<(Uuid, i32, &PlacedLine)> = orders
-        .iter()
-        .flat_map(|order| {
-            order
-                .lines
-                .iter()
-                .zip(0..)
-                .map(|(line, position)| (order.order_id, position, line))
-        })
-        .collect();
+/// Writes lines that edits added, behind those that their orders have; of one order in the order they are given.
+pub async fn add_lines(conn: &mut PgConnection, added: &[AddedLines]) -> Result<(), StoreError> {
+    let mut next: BTreeMap<Uuid, i32> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for edit in added {
+        let next = next.entry(edit.order_id).or_default();
+        for line in &edit.lines {
+            lines.push((edit.order_id, *next, line));
+            *next += 1;
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    insert_lines(conn, &lines, true).await
+}
+
+/// Writes lines with their places, which are those behind the last one of the order where it has some.
+async fn insert_lines(
+    conn: &mut PgConnection,
+    lines: &[(Uuid, i32, &PlacedLine)],
+    behind: bool,
+) -> Result<(), StoreError> {
     // Arrays of arrays of different lengths do not exist in Postgres: taxes travel as array literals.
     let taxes = |line: &PlacedLine| {
         let amounts: Vec<String> = line.taxes.iter().map(i64::to_string).collect();
@@ -177,7 +204,10 @@ async fn insert_lines(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result
     };
     sqlx::query(
         "INSERT INTO order_lines (order_id, position, line_id, kind, sku, category, final_sale, digital, quantity, net, taxes, inclusive)
-         SELECT l.order_id, l.position, l.line_id, l.kind, l.sku, l.category, l.final_sale, l.digital, l.quantity, l.net,
+         SELECT l.order_id,
+                l.position + CASE WHEN $13 THEN (SELECT coalesce(max(k.position) + 1, 0) FROM order_lines k
+                                                 WHERE k.order_id = l.order_id) ELSE 0 END,
+                l.line_id, l.kind, l.sku, l.category, l.final_sale, l.digital, l.quantity, l.net,
                 l.taxes::bigint[], l.inclusive
          FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::boolean[],
                      $9::integer[], $10::bigint[], $11::text[], $12::boolean[])
@@ -196,6 +226,7 @@ async fn insert_lines(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result
     .bind(lines.iter().map(|line| line.2.net).collect::<Vec<_>>())
     .bind(lines.iter().map(|line| taxes(line.2)).collect::<Vec<_>>())
     .bind(lines.iter().map(|line| line.2.inclusive).collect::<Vec<_>>())
+    .bind(behind)
     .execute(conn)
     .await?;
     Ok(())

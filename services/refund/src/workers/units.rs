@@ -21,6 +21,8 @@ struct Units {
     order_id: OrderId,
     cancellation_id: CancellationId,
     units: Vec<(LineId, Run)>,
+    #[serde(default)]
+    told: Option<i64>,
 }
 
 /// The handler of [`LINES_CANCELLED`].
@@ -42,6 +44,7 @@ impl JobHandler for PayUnits {
             order_id,
             cancellation_id,
             units,
+            told,
         } = job.payload()?;
         let tenant = Tenant {
             merchant: merchant_id,
@@ -55,6 +58,7 @@ impl JobHandler for PayUnits {
             units: (units.into_iter())
                 .map(|(line_id, run)| (line_id, UnitSet::from_runs([run])))
                 .collect(),
+            told,
             job: Some(job),
         };
         self.db.run(&case).await.map_err(|error| ours(&error))?;
@@ -62,13 +66,14 @@ impl JobHandler for PayUnits {
     }
 }
 
-/// The job that pays back what was captured for cancelled units.
+/// The job that pays back what was captured for cancelled units: so much, where the order service told.
 #[must_use]
 pub fn units_job(
     tenant: Tenant,
     order_id: OrderId,
     cancellation_id: CancellationId,
     units: &[(LineId, Run)],
+    told: Option<i64>,
 ) -> NewJob {
     let payload = serde_json::json!({
         "merchant_id": tenant.merchant,
@@ -76,6 +81,7 @@ pub fn units_job(
         "order_id": order_id,
         "cancellation_id": cancellation_id,
         "units": units,
+        "told": told,
     });
     money_job(
         LINES_CANCELLED,

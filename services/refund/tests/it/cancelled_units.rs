@@ -1,7 +1,8 @@
 //! Units of an order that goes on were cancelled: what was captured for them goes back once, to the penny.
 
 use anyhow::Result;
-use waybill_kernel::id::CancellationId;
+use waybill_events::Event;
+use waybill_kernel::id::{CancellationId, EditId, LineId};
 use waybill_proto::waybill::order::v1 as order;
 use waybill_refund::app::cancelled_order::CancelledOrder;
 use waybill_refund::app::cancelled_units::CancelledUnits;
@@ -35,6 +36,7 @@ async fn cancel_as(
         order_id: order.order_id,
         cancellation_id,
         units: units.iter().map(set).collect(),
+        told: None,
         job: None,
     };
     bench.db.run(&case).await
@@ -194,4 +196,154 @@ async fn the_refund_of_a_cancellation_has_one_id() -> Result<()> {
     }
     assert_ne!(ids[0], ids[1], "another order, another refund");
     Ok(())
+}
+
+/// An event of an edit: lines that came (quantity, net, tax), units that went (line, first, count), and what goes back.
+fn edited(
+    bench: &Bench,
+    order: &mut Placed,
+    version: i64,
+    added: &[(i32, i64, i64)],
+    removed: &[(usize, i32, i32)],
+    refund_minor: i64,
+) -> Event {
+    let line = |&(quantity, net_minor, tax): &(i32, i64, i64)| order::PlacedLine {
+        line_id: LineId::generate().to_string(),
+        sku: "POT".to_owned(),
+        quantity,
+        net_minor,
+        taxes: vec![order::PlacedTax {
+            amount_minor: tax,
+            ..order::PlacedTax::default()
+        }],
+        ..order::PlacedLine::default()
+    };
+    let added: Vec<_> = added.iter().map(line).collect();
+    let gone = |&(line, first_unit, quantity): &(usize, i32, i32)| order::CancelledLine {
+        line_id: order.lines[line].to_string(),
+        first_unit,
+        quantity,
+        ..order::CancelledLine::default()
+    };
+    let message = order::OrderEdited {
+        order_id: order.order_id.to_string(),
+        edit_id: EditId::generate().to_string(),
+        currency_code: "EUR".to_owned(),
+        removed: removed.iter().map(gone).collect(),
+        cancellation_id: CancellationId::generate().to_string(),
+        refund_minor,
+        ..order::OrderEdited::default()
+    };
+    order.lines.extend(
+        added
+            .iter()
+            .filter_map(|line| line.line_id.parse::<LineId>().ok()),
+    );
+    order.total += added
+        .iter()
+        .map(|line| line.net_minor + line.taxes[0].amount_minor)
+        .sum::<i64>();
+    bench.event(
+        "order",
+        order.order_id,
+        version,
+        &order::OrderEdited { added, ..message },
+    )
+}
+
+/// Does what the jobs of edits say, one after the other.
+async fn run_jobs(bench: &Bench, order: &Placed) -> Result<Vec<Option<Refund>>> {
+    let jobs: Vec<(String, serde_json::Value)> =
+        sqlx::query_as("SELECT key, payload FROM jobs WHERE kind = 'refund.lines_cancelled' ORDER BY job_id")
+            .fetch_all(bench.db.pool())
+            .await?;
+    let mut refunds = Vec::new();
+    for (key, payload) in jobs {
+        let units: Vec<(LineId, Run)> = serde_json::from_value(payload["units"].clone())?;
+        let case = CancelledUnits {
+            core: &bench.core,
+            tenant: bench.tenant,
+            order_id: order.order_id,
+            cancellation_id: key.parse()?,
+            units: (units.into_iter())
+                .map(|(line, run)| (line, UnitSet::from_runs([run])))
+                .collect(),
+            told: payload["told"].as_i64(),
+            job: None,
+        };
+        refunds.push(bench.db.run(&case).await?);
+    }
+    Ok(refunds)
+}
+
+/// R-1d, R-5: what an edit adds is sold and can be paid back to the penny; what it removes goes back.
+#[tokio::test]
+async fn lines_of_an_edit_are_sold_and_paid_back_like_others() -> Result<()> {
+    let bench = Bench::start().await?;
+    let (mut order, placed) = bench.placed(&[(2, 1_000, &[190])], &[]);
+    let captured = bench.capture(&mut order, "sandbox", 1_190)?;
+    // Told in one batch, and twice in others, it is the same.
+    let first = edited(&bench, &mut order, 3, &[(3, 1_000, 190)], &[], 0);
+    bench.fold(&[placed, captured, first.clone()]).await?;
+    bench.fold(&[first]).await?;
+    assert_eq!(
+        bench.accounts(order.order_id).await?.get("receivable"),
+        Some(&1_190)
+    );
+    let second = edited(&bench, &mut order, 4, &[(1, 500, 0)], &[(1, 3, 1)], 0);
+    bench.fold(&[second]).await?;
+    let positions: Vec<i32> =
+        sqlx::query_scalar("SELECT position FROM order_lines WHERE order_id = $1 ORDER BY position")
+            .bind(order.order_id.uuid())
+            .fetch_all(bench.db.pool())
+            .await?;
+    assert_eq!(positions, [0, 1, 2]);
+    assert_eq!(run_jobs(&bench, &order).await?, [None], "nobody had paid for it");
+
+    // 1.190 of a line of three, less its third unit.
+    let owed = *bench
+        .accounts(order.order_id)
+        .await?
+        .get("receivable")
+        .expect("an account");
+    assert_eq!(owed, 1_190 - 396 + 500);
+    let rest = bench.capture(&mut order, "sandbox", owed)?;
+    bench.fold(&[rest]).await?;
+    let refund = bench.refund_units(&order, 1, 2).await?;
+    assert_eq!(refund.amount, 1_190 - 396);
+    let end = cancel_whole(&bench, &order).await?.expect("the rest");
+    for refund in [&refund, &end] {
+        bench.submit(refund, 0).await?;
+    }
+    assert_eq!(bench.accounts(order.order_id).await?.get("receivable"), Some(&0));
+    bench.audit(&order).await
+}
+
+/// R-1d: what goes back for units is what was told with them. Lines that came since, and what was paid for those, have no part
+/// in it, however late its turn comes.
+#[tokio::test]
+async fn what_comes_after_a_removal_does_not_change_what_goes_back() -> Result<()> {
+    let bench = Bench::start().await?;
+    let (mut order, placed) = bench.placed(&[(1, 500, &[]), (1, 700, &[])], &[]);
+    let captured = bench.capture(&mut order, "sandbox", 1_200)?;
+    let removal = edited(&bench, &mut order, 3, &[], &[(0, 1, 1)], 500);
+    let addition = edited(&bench, &mut order, 4, &[(1, 500, 0)], &[], 0);
+    // A swap: what came is paid by what went.
+    let swap = edited(&bench, &mut order, 5, &[(1, 600, 0)], &[(1, 1, 1)], 0);
+    bench.fold(&[placed, captured, removal, addition, swap]).await?;
+    let refunds = run_jobs(&bench, &order).await?;
+    let amounts: Vec<_> = refunds
+        .iter()
+        .map(|refund| refund.as_ref().map(|r| r.amount))
+        .collect();
+    assert_eq!(amounts, [Some(500), None]);
+    for refund in refunds.iter().flatten() {
+        bench.submit(refund, 0).await?;
+    }
+    // 1.100 are ordered, 700 of what was paid are left.
+    assert_eq!(
+        bench.accounts(order.order_id).await?.get("receivable"),
+        Some(&400)
+    );
+    bench.audit(&order).await
 }
