@@ -105,6 +105,8 @@ impl Shop {
             promised_ship_at: None,
             promised_delivery_at: None,
             presentment: None,
+            presentment_totals: None,
+            attributes: BTreeMap::new(),
             tags: Vec::new(),
         };
         let key = RequestKey {

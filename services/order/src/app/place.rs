@@ -5,7 +5,7 @@
 //! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
 //! that belongs to them, append their events, record the answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -113,6 +113,7 @@ impl Orders {
             handling_time: TimeDelta::days(i64::from(self.handling_days)),
             line_ids: &mut LineId::generate,
         };
+        let attributes = draft.attributes.clone();
         let (terms, contact) = freeze(draft, &mut conditions)?;
         let to_ship = terms.units_to_ship(PLACED);
         let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
@@ -124,7 +125,7 @@ impl Orders {
             state,
             terms,
             contact: Some(contact),
-            attributes: BTreeMap::new(),
+            attributes,
             payments: Vec::new(),
             holds,
             cancellations: Vec::new(),

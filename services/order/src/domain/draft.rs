@@ -41,8 +41,12 @@ pub struct Draft {
     pub promised_delivery_at: Option<DateTime<Utc>>,
     /// What the customer saw as the total, in the currency the customer saw.
     pub presentment: Option<Money>,
+    /// All sums as the customer saw them, in the same currency.
+    pub presentment_totals: Option<ClaimedTotals>,
     /// Free tags.
     pub tags: Vec<String>,
+    /// What else is known of the order as a whole.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A line as a caller hands it in.

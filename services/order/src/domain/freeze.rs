@@ -8,6 +8,7 @@ use waybill_kernel::money::Money;
 use super::draft::{Draft, DraftLine, DraftShipping};
 use super::limits;
 use super::order::{Contact, Discount, Line, PLACED, ShippingLine, TaxLine, Terms};
+use super::presentment;
 use super::pricing::{self, PricedLine, PricingFault};
 
 /// Why a draft was refused. All faults that were found are in it.
@@ -38,13 +39,15 @@ pub struct Conditions<'a> {
 pub fn freeze(draft: Draft, conditions: &mut Conditions<'_>) -> Result<(Terms, Contact), Refused> {
     let mut v = Violations::new();
     limits::check(&draft, conditions.now, &mut v);
-    presentment(&draft, &mut v);
+    let seen = presentment::check(&draft, &mut v);
     let sound = v.is_empty();
     let priced = match pricing::price(&draft, &mut v) {
         Ok(priced) if sound => priced,
         Err(PricingFault::Totals) if sound => return Err(Refused::Totals(v)),
         _ => return Err(Refused::Invalid(limits::listed(v))),
     };
+    let seen = presentment::agree(seen, draft.currency, &priced.totals, &mut v);
+    v.into_result().map_err(Refused::Invalid)?;
 
     let placed_at = draft.placed_at.unwrap_or(conditions.now);
     let mut next = || (conditions.line_ids)();
@@ -72,7 +75,8 @@ pub fn freeze(draft: Draft, conditions: &mut Conditions<'_>) -> Result<(Terms, C
             draft.promised_delivery_at,
         ),
         promised_delivery_at: draft.promised_delivery_at,
-        presentment: draft.presentment.filter(|seen| seen.currency != draft.currency),
+        presentment: seen.map(|seen| seen.total),
+        presentment_totals: seen.and_then(|seen| seen.totals),
         tags: draft.tags,
     };
     Ok((terms, draft.contact))
@@ -87,16 +91,6 @@ fn promised_ship_at(
 ) -> DateTime<Utc> {
     let usual = placed_at + handling_time;
     ship.unwrap_or_else(|| deliver.map_or(usual, |deliver| usual.min(deliver)))
-}
-
-fn presentment(draft: &Draft, v: &mut Violations) {
-    if let Some(seen) = draft.presentment {
-        v.require(
-            seen.minor >= 0,
-            "presentment_total",
-            format!("is {seen}; expected 0 or more"),
-        );
-    }
 }
 
 /// A line whose price is known becomes one of an order, with this version of it.

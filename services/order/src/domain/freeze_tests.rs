@@ -67,6 +67,8 @@ fn draft() -> Draft {
         promised_ship_at: None,
         promised_delivery_at: None,
         presentment: None,
+        presentment_totals: None,
+        attributes: BTreeMap::new(),
         tags: vec!["gift".into()],
     }
 }

@@ -87,7 +87,9 @@ pub fn check(draft: &Draft, now: DateTime<Utc>, v: &mut Violations) {
     v.nested("customer", |v| customer(&draft.contact, v));
     addresses(draft, v);
     locale(&draft.locale, v);
+    text(v, "note", &draft.contact.note, MAX_NOTE);
     tags(&draft.tags, v);
+    attributes(&draft.attributes, v);
     discounts(&draft.discounts, v);
     count(v, "shipping_lines", draft.shipping.len(), MAX_SHIPPING_LINES);
     for (index, shipping) in draft.shipping.iter().take(MAX_SHIPPING_LINES).enumerate() {

@@ -5,6 +5,7 @@
 //! | [`draft`] | what a caller hands in |
 //! | [`limits`] | how long, how many, which letters |
 //! | [`pricing`] | what every line costs, and whether the caller's totals are right |
+//! | [`presentment`] | whether what the customer saw in another currency is sound |
 //! | [`freeze`] | a draft becomes an order whose terms never change again |
 //! | [`hold`] | why an order is stopped |
 //! | [`order`] | an order: frozen terms, contact, payments, state |
@@ -62,6 +63,7 @@ pub mod limits;
 pub mod order;
 pub mod payment;
 pub mod picture;
+pub mod presentment;
 pub mod pricing;
 pub mod replay;
 pub mod returns;

@@ -161,6 +161,8 @@ pub struct Terms {
     pub promised_delivery_at: Option<DateTime<Utc>>,
     /// The total in the currency the customer saw, where that was another one.
     pub presentment: Option<Money>,
+    /// All sums in the currency the customer saw, where they were given.
+    pub presentment_totals: Option<Totals>,
     /// Free tags. They and the lines' attributes are no terms: they may change.
     pub tags: Vec<String>,
 }

@@ -77,6 +77,8 @@ fn draft(lines: Vec<DraftLine>, inclusive: bool, total: i64) -> Draft {
         promised_ship_at: None,
         promised_delivery_at: None,
         presentment: None,
+        presentment_totals: None,
+        attributes: BTreeMap::new(),
         tags: Vec::new(),
     }
 }

@@ -81,12 +81,12 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
             lines,
             shipping,
             discounts: amounts.discounts(order.discounts, v),
-            totals: claimed(order.totals.unwrap_or_default(), v),
+            totals: claimed("totals", order.totals.unwrap_or_default(), v),
             contact: Contact {
                 customer: order.customer.map(customer).unwrap_or_default(),
                 shipping: order.shipping_address.map(address),
                 billing: order.billing_address.map(address),
-                note: String::new(),
+                note: order.note,
             },
             locale: order.locale,
             promised_ship_at: time("promised_ship_at", order.promised_ship_at.as_ref(), v)?,
@@ -96,7 +96,10 @@ pub(super) fn draft(order: Option<proto::NewOrder>, v: &mut Violations) -> Optio
                 order.presentment_total.as_ref(),
                 v,
             ),
+            presentment_totals: (order.presentment_totals)
+                .map(|totals| claimed("presentment_totals", totals, v)),
             tags: order.tags,
+            attributes: order.attributes,
         })
     })
 }
@@ -190,8 +193,8 @@ impl Amounts {
     }
 }
 
-fn claimed(totals: proto::OrderTotals, v: &mut Violations) -> ClaimedTotals {
-    v.nested("totals", |v| {
+fn claimed(field: &str, totals: proto::OrderTotals, v: &mut Violations) -> ClaimedTotals {
+    v.nested(field, |v| {
         let mut claimed = |field, amount: Option<common::Money>| {
             amount.and_then(|amount| convert::money(field, Some(&amount), v))
         };
@@ -213,13 +216,17 @@ fn presentment(code: &str, total: Option<&common::Money>, v: &mut Violations) ->
             None
         }
         (code, total) => {
-            let total = convert::money("presentment_total", total, v)?;
-            if total.currency.code() != code {
-                v.push(
-                    "presentment_total",
-                    format!("is in {}; expected {code}", total.currency),
-                );
-            }
+            let currency = convert::currency("presentment_currency_code", code, v);
+            let total = convert::money("presentment_total", total, v);
+            let (currency, total) = currency.zip(total)?;
+            v.require(
+                total.currency == currency,
+                "presentment_total",
+                format!(
+                    "is in {}; expected {currency}, the presentment_currency_code",
+                    total.currency
+                ),
+            );
             Some(total)
         }
     }

@@ -102,6 +102,8 @@ pub(super) fn order(order: Order) -> proto::Order {
             .map_or("", |seen| seen.currency.code())
             .to_owned(),
         presentment_total: terms.presentment.map(to_money),
+        presentment_totals: (terms.presentment.zip(terms.presentment_totals))
+            .map(|(seen, totals)| InCurrency(seen.currency).totals(&totals)),
         tags: terms.tags,
         etag: state.etag(),
         cancel_reason: state.cancel_reason,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
@@ -15,7 +16,7 @@ use waybill_kernel::id::OrderId;
 
 use super::place::Placement;
 use crate::domain::fact::TimelineEntry;
-use crate::domain::order::{Address, Discount, Order, TaxLine, Tenant};
+use crate::domain::order::{Address, Discount, Order, TaxLine, Tenant, Totals};
 use crate::domain::trail::{Link, digest};
 
 /// A statement that answers with ids.
@@ -107,6 +108,68 @@ impl<'a> Orders<'a> {
             c.fulfillment_statuses.push(state.fulfillment_status().as_str());
         }
         c
+    }
+}
+
+columns! {
+    /// What was added to `orders` and `order_contacts` since their columns were laid out.
+    Added {
+        open_holds: i32,
+        notes: &'a str,
+        attributes: Json<&'a BTreeMap<String, String>>,
+        presentment_sums: Option<Json<Sums>>,
+    }
+}
+
+impl<'a> Added<'a> {
+    pub(super) fn of(placements: &[Placement<'a>]) -> Self {
+        let mut c = Self::default();
+        for Placement { order, .. } in placements {
+            c.open_holds.push(order.state.holds.cast_signed());
+            // One for each row of `Contacts`.
+            c.notes
+                .extend(order.contact.iter().map(|contact| contact.note.as_str()));
+            c.attributes.push(Json(&order.attributes));
+            c.presentment_sums.push(
+                order
+                    .terms
+                    .presentment_totals
+                    .as_ref()
+                    .map(|totals| Json(Sums::of(totals))),
+            );
+        }
+        c
+    }
+}
+
+/// Sums beside a total, as they are stored.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Sums {
+    subtotal: i64,
+    discounts: i64,
+    shipping: i64,
+    tax: i64,
+}
+
+impl Sums {
+    fn of(totals: &Totals) -> Sums {
+        Sums {
+            subtotal: totals.subtotal,
+            discounts: totals.discounts,
+            shipping: totals.shipping,
+            tax: totals.tax,
+        }
+    }
+
+    /// The sums with their total.
+    pub(super) fn totals(self, total: i64) -> Totals {
+        Totals {
+            subtotal: self.subtotal,
+            discounts: self.discounts,
+            shipping: self.shipping,
+            tax: self.tax,
+            total,
+        }
     }
 }
 

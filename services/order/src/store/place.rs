@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill_kernel::id::OrderId;
 use waybill_store::StoreError;
 
-use super::columns::{Contacts, Entries, Goods, Links, Orders, Origins, Shipping};
+use super::columns::{Added, Contacts, Entries, Goods, Links, Orders, Origins, Shipping};
 use super::tenants;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Order, Source, Tenant};
@@ -121,12 +121,13 @@ const INSERT: &str = "
             order_id, merchant_id, store_id, number, source_system, source_external_id, currency, prices_include_tax,
             subtotal_minor, discounts_minor, shipping_minor, tax_minor, total_minor, discounts, locale, placed_at,
             promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count, created_at,
-            status, units_to_ship, payment_status, fulfillment_status, updated_at, open_holds, log_generation)
+            status, units_to_ship, payment_status, fulfillment_status, updated_at, open_holds, attributes, presentment_sums,
+            log_generation)
         SELECT i.order_id, i.merchant_id, i.store_id, i.number, i.source_system, i.source_external_id, i.currency,
                i.prices_include_tax, i.subtotal, i.discounts_sum, i.shipping, i.tax, i.total, i.discounts, i.locale,
                i.placed_at, i.promised_ship_at, i.promised_delivery_at, i.presentment_currency, i.presentment_total,
                i.tags, i.line_count, i.created_at, i.status, i.units_to_ship, i.payment_status, i.fulfillment_status,
-               i.created_at, i.open_holds, log.generation
+               i.created_at, i.open_holds, i.attributes, i.presentment_sums, log.generation
         -- One look at the log's generation for the chunk, not one per row. A fenced log takes no event, so the
         -- transaction cannot commit anyway.
         FROM (SELECT log_generation() AS generation) log,
@@ -134,11 +135,12 @@ const INSERT: &str = "
                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::jsonb[], $15::text[],
                     $16::timestamptz[], $17::timestamptz[], $18::timestamptz[], $19::text[], $20::bigint[], $21::jsonb[],
                     $22::integer[], $23::timestamptz[], $24::text[], $25::bigint[], $26::text[], $27::text[],
-                    $77::integer[])
+                    $77::integer[], $79::jsonb[], $80::jsonb[])
                AS i (order_id, merchant_id, store_id, number, source_system, source_external_id, currency,
                      prices_include_tax, subtotal, discounts_sum, shipping, tax, total, discounts, locale, placed_at,
                      promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count,
-                     created_at, status, units_to_ship, payment_status, fulfillment_status, open_holds)
+                     created_at, status, units_to_ship, payment_status, fulfillment_status, open_holds, attributes,
+                     presentment_sums)
         -- In one order, so that two chunks with common sources wait for each other but never both ways.
         ORDER BY i.merchant_id, i.store_id, i.source_system, i.source_external_id
         ON CONFLICT DO NOTHING
@@ -170,9 +172,9 @@ const INSERT: &str = "
     contacts AS (
         INSERT INTO order_contacts (
             order_id, merchant_id, store_id, customer_key, customer_external_id, email, name, phone, shipping_address,
-            billing_address)
+            billing_address, note)
         SELECT * FROM UNNEST($57::uuid[], $58::uuid[], $59::uuid[], $60::text[], $61::text[], $62::text[], $63::text[],
-                             $64::text[], $65::jsonb[], $66::jsonb[]) AS c (order_id)
+                             $64::text[], $65::jsonb[], $66::jsonb[], $78::text[]) AS c (order_id)
         WHERE (c.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     entries AS (
@@ -180,13 +182,13 @@ const INSERT: &str = "
             order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
             actor, cause, learned_at, payload, sequence, hash)
         SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::uuid[], $70::uuid[], $71::text[], $72::text[], $73::text[],
-                             $74::timestamptz[], $75::text[], $76::uuid[], $78::text[], $79::text[], $80::timestamptz[],
-                             $81::bytea[], $82::bigint[], $83::bytea[]) AS t (order_id)
+                             $74::timestamptz[], $75::text[], $76::uuid[], $81::text[], $82::text[], $83::timestamptz[],
+                             $84::bytea[], $85::bigint[], $86::bytea[]) AS t (order_id)
         WHERE (t.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     trails AS (
         INSERT INTO order_trails (order_id, count, hash)
-        SELECT * FROM UNNEST($1::uuid[], $84::bigint[], $85::bytea[]) AS e (order_id)
+        SELECT * FROM UNNEST($1::uuid[], $87::bigint[], $88::bytea[]) AS e (order_id)
         WHERE (e.order_id IN (SELECT order_id FROM placed)) IS TRUE
     )
     SELECT order_id FROM placed";
@@ -210,10 +212,7 @@ pub(crate) async fn insert(
     let query = Shipping::of(placements).bind(query);
     let query = Contacts::of(placements).bind(query);
     let query = Entries::of(entries.map(|(order, entry)| (order.id, order.tenant, entry))).bind(query);
-    let open_holds: Vec<i32> = (placements.iter())
-        .map(|placement| placement.order.state.holds.cast_signed())
-        .collect();
-    let query = query.bind(open_holds);
+    let query = Added::of(placements).bind(query);
     let query = Origins::of(placements.iter().flat_map(|placement| placement.entries)).bind(query);
     let placed: Vec<Uuid> = Links::of(placements).bind(query).fetch_all(conn).await?;
     Ok(placed.into_iter().map(OrderId::from).collect())

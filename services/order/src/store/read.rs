@@ -11,6 +11,7 @@ use waybill_kernel::id::{CancellationId, OrderId};
 use waybill_kernel::money::{Currency, Money as Amount};
 use waybill_store::StoreError;
 
+use super::columns::Sums;
 use super::stored;
 use crate::domain::cancellation::{Cancellation, CancelledUnits};
 use crate::domain::edit::Edited;
@@ -136,6 +137,7 @@ struct OrderRow {
     promised_delivery_at: Option<DateTime<Utc>>,
     presentment_currency: Option<String>,
     presentment_total: Option<i64>,
+    presentment_sums: Option<Json<Sums>>,
     tags: Json<Vec<String>>,
     attributes: Json<BTreeMap<String, String>>,
     created_at: DateTime<Utc>,
@@ -248,6 +250,7 @@ impl OrderRow {
             (Some(code), Some(minor)) => Some(Amount::new(self::currency(code)?, minor)),
             _ => None,
         };
+        let presentment_totals = presentment.zip(self.presentment_sums);
         let terms = Terms {
             number: self.number,
             source: Source {
@@ -270,6 +273,7 @@ impl OrderRow {
             promised_ship_at: self.promised_ship_at,
             promised_delivery_at: self.promised_delivery_at,
             presentment,
+            presentment_totals: presentment_totals.map(|(seen, sums)| sums.0.totals(seen.minor)),
             tags: self.tags.0,
         };
         let payments = self
@@ -434,7 +438,7 @@ macro_rules! load {
             "SELECT o.order_id, o.merchant_id, o.store_id, o.number, o.source_system, o.source_external_id, o.currency,
                     o.prices_include_tax, o.subtotal_minor, o.discounts_minor, o.shipping_minor, o.tax_minor, o.total_minor,
                     o.discounts, o.locale, o.placed_at, o.promised_ship_at, o.promised_delivery_at, o.presentment_currency,
-                    o.presentment_total, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
+                    o.presentment_total, o.presentment_sums, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
                     o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
                     o.units_cancelled, o.cancelled_minor, o.added_minor, o.owed_back_minor,

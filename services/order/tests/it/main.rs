@@ -19,6 +19,7 @@ mod many;
 mod orders;
 mod payment;
 mod place;
+mod placed_details;
 mod races;
 mod refusals;
 mod replay;
