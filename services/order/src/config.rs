@@ -42,6 +42,11 @@ pub struct Holds {
     pub order_value: BTreeMap<String, i64>,
     /// Whether an order is held whose invoice goes to another country than its goods.
     pub country_mismatch: bool,
+    /// Whether an order of a customer is held who has no order yet, in any store of the merchant, that is neither cancelled
+    /// nor held. A customer is known by e-mail address, else by id; one without both is always new.
+    pub new_customer: bool,
+    /// The same above an amount: per currency code, the largest total, in minor units, that is not held.
+    pub new_customer_value: BTreeMap<String, i64>,
     /// Merchants and stores with rules of their own, which replace those above as a whole.
     pub stores: Vec<StoreHolds>,
 }
@@ -60,6 +65,12 @@ pub struct StoreHolds {
     /// As [`Holds::country_mismatch`].
     #[serde(default)]
     pub country_mismatch: bool,
+    /// As [`Holds::new_customer`].
+    #[serde(default)]
+    pub new_customer: bool,
+    /// As [`Holds::new_customer_value`].
+    #[serde(default)]
+    pub new_customer_value: BTreeMap<String, i64>,
 }
 
 impl Holds {
@@ -70,6 +81,8 @@ impl Holds {
             let rules = Rules {
                 order_value: of.order_value.clone(),
                 country_mismatch: of.country_mismatch,
+                new_customer: of.new_customer,
+                new_customer_value: of.new_customer_value.clone(),
             };
             ((of.merchant_id, of.store_id), rules)
         });
@@ -77,6 +90,8 @@ impl Holds {
             usual: Rules {
                 order_value: self.order_value.clone(),
                 country_mismatch: self.country_mismatch,
+                new_customer: self.new_customer,
+                new_customer_value: self.new_customer_value.clone(),
             },
             own: own.collect(),
         }
@@ -93,10 +108,16 @@ impl Holds {
             }
         };
         limits(&self.order_value, "holds.order_value", violations);
+        limits(&self.new_customer_value, "holds.new_customer_value", violations);
         for (index, of) in self.stores.iter().enumerate() {
             limits(
                 &of.order_value,
                 &format!("holds.stores[{index}].order_value"),
+                violations,
+            );
+            limits(
+                &of.new_customer_value,
+                &format!("holds.stores[{index}].new_customer_value"),
                 violations,
             );
         }
@@ -209,7 +230,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
         );
         for field in [
             "handling_days",
@@ -219,6 +240,7 @@ mod tests {
             "max_watches",
             "max_exports",
             "holds.order_value",
+            "holds.new_customer_value",
         ] {
             assert!(
                 named.iter().any(|fault| fault.starts_with(&format!("{field}:"))),

@@ -122,7 +122,7 @@ impl Shop {
             .expect("it is sound");
         let (candidate, outcome) = self.orders.intake.place(candidate).await.expect("it is placed");
         match outcome {
-            Outcome::Placed(number) => candidate.placed(number),
+            Outcome::Placed(assigned) => candidate.placed(assigned),
             other => panic!("expected a placement, got {other:?}"),
         }
     }

@@ -5,7 +5,8 @@
 //! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
 //! that belongs to them, append their events, record the answers.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -24,14 +25,15 @@ use super::{BELL, Orders};
 use crate::domain::draft::Draft;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::freeze::{Conditions, freeze};
-use crate::domain::hold::Hold;
+use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::limits;
 use crate::domain::order::{Contact, Order, PLACED, Source, Tenant, Terms};
+use crate::domain::review::NEW_CUSTOMER;
 use crate::domain::state::{State, Status};
 use crate::error::Error;
 use crate::events::{self, About, Told};
 use crate::store::holds;
-use crate::store::place::{Placement, Taken, assign_numbers, insert, taken};
+use crate::store::place::{Placement, Taken, assign_numbers, insert, known_customers, taken};
 
 /// Room in an event for a number that is assigned later.
 const NUMBER_BYTES: usize = 32;
@@ -61,6 +63,8 @@ pub(crate) struct Candidate {
     pub(super) key: RequestKey,
     pub(super) order: Order,
     customer_key: String,
+    /// Whether it is held if its customer turns out to be new to the merchant.
+    stops_new_customer: bool,
     /// The event; without a number while one is to be assigned.
     event: OrderPlaced,
     /// The span of the call it came with.
@@ -79,9 +83,14 @@ impl Candidate {
         self.order.tenant
     }
 
-    /// The order, with this number.
-    pub(crate) fn placed(mut self, number: String) -> Order {
-        self.order.terms.number = number;
+    /// The order as it was placed.
+    pub(crate) fn placed(mut self, assigned: Assigned) -> Order {
+        self.order.terms.number = assigned.number;
+        if let Some(hold) = assigned.hold {
+            // It could be held when the hold was made.
+            let _ = self.order.state.hold();
+            self.order.holds.push(hold);
+        }
         self.order
     }
 
@@ -119,6 +128,8 @@ impl Orders {
         let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
         let mut state = State::placed(terms.totals.total, to_ship, now);
         let holds = self.holds(tenant, &terms, &contact, &mut state);
+        let stops_new_customer =
+            self.rules.of(tenant).stops_new_customer(&terms) && state.clone().hold().is_ok();
         let order = Order {
             id: OrderId::generate(),
             tenant,
@@ -143,6 +154,7 @@ impl Orders {
             key,
             order,
             customer_key,
+            stops_new_customer,
             event,
             span: Span::current(),
             traceparent: waybill_runtime::telemetry::current_traceparent(),
@@ -157,24 +169,38 @@ impl Orders {
         let held = found.into_iter().filter(|_| state.hold().is_ok());
         held.collect::<Vec<_>>()
             .into_iter()
-            .map(|(reason, rule)| Hold {
-                id: HoldId::generate(),
-                reason,
-                rule: rule.to_owned(),
-                note: String::new(),
-                held_at: state.updated_at,
-                held_version: state.version,
-                released: None,
-            })
+            .map(|found| hold(found, state))
             .collect()
     }
+}
+
+/// The hold that a rule makes of an order that is being placed.
+fn hold((reason, rule): (HoldReason, &str), state: &State) -> Hold {
+    Hold {
+        id: HoldId::generate(),
+        reason,
+        rule: rule.to_owned(),
+        note: String::new(),
+        held_at: state.updated_at,
+        held_version: state.version,
+        released: None,
+    }
+}
+
+/// What a candidate gets in its transaction.
+#[derive(Debug, Clone)]
+pub(crate) struct Assigned {
+    /// Its number.
+    pub number: String,
+    /// The hold of a new customer's order.
+    pub hold: Option<Hold>,
 }
 
 /// What became of a candidate.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
-    /// It was placed now, with this number.
-    Placed(String),
+    /// It was placed now.
+    Placed(Assigned),
     /// The very same request was answered before, with this order.
     Before(OrderId),
     /// The source was placed before, by another request.
@@ -215,7 +241,9 @@ impl UseCase for PlaceChunk<'_> {
 struct Numbered<'a> {
     at: usize,
     candidate: &'a Candidate,
-    number: String,
+    /// The candidate's order; another one where it is held because its customer is new.
+    order: Cow<'a, Order>,
+    assigned: Assigned,
     events: Vec<NewEvent>,
     entries: Vec<TimelineEntry>,
 }
@@ -228,27 +256,27 @@ impl PlaceChunk<'_> {
             .map(|order| (order.tenant, order.terms.number.as_str()))
             .collect();
         let numbers = assign_numbers(tx.conn(), &wanted).await?;
+        let new = self.of_new_customers(tx, firsts).await?;
         let numbered: Vec<Numbered<'_>> = firsts
             .iter()
             .zip(numbers)
-            .map(|(&at, number)| tell(at, &self.candidates[at], number))
+            .map(|(&at, number)| tell(at, &self.candidates[at], number, new.contains(&at)))
             .collect();
         let placements: Vec<Placement<'_>> = numbered
             .iter()
             .map(|n| Placement {
-                order: &n.candidate.order,
-                number: &n.number,
+                order: &n.order,
+                number: &n.assigned.number,
                 customer_key: &n.candidate.customer_key,
                 entries: &n.entries,
             })
             .collect();
         let placed = insert(tx.conn(), &placements).await?;
-        let (placed, left_out): (Vec<Numbered<'_>>, Vec<Numbered<'_>>) = numbered
-            .into_iter()
-            .partition(|n| placed.contains(&n.candidate.order.id));
+        let (placed, left_out): (Vec<Numbered<'_>>, Vec<Numbered<'_>>) =
+            numbered.into_iter().partition(|n| placed.contains(&n.order.id));
 
         let begun: Vec<(Tenant, OrderId, &Hold)> = (placed.iter())
-            .map(|n| &n.candidate.order)
+            .map(|n| &*n.order)
             .flat_map(|order| order.holds.iter().map(|hold| (order.tenant, order.id, hold)))
             .collect();
         holds::insert(tx.conn(), &begun).await?;
@@ -260,11 +288,11 @@ impl PlaceChunk<'_> {
         }
         let answers = placed
             .iter()
-            .map(|n| Ok((&n.candidate.key, answer(n.candidate.order.id)?)))
+            .map(|n| Ok((&n.candidate.key, answer(n.order.id)?)))
             .collect::<Result<Vec<_>, StoreError>>()?;
         idempotency::record(tx.conn(), &answers).await?;
         for n in placed {
-            fates.is(n.at, Outcome::Placed(n.number));
+            fates.is(n.at, Outcome::Placed(n.assigned));
         }
         // Refused requests keep no key: they may come again once their cause is gone.
         let refused: Vec<&RequestKey> = fates.unkept().map(|at| &self.candidates[at].key).collect();
@@ -272,6 +300,28 @@ impl PlaceChunk<'_> {
             idempotency::release(tx.conn(), &refused).await?;
         }
         Ok(())
+    }
+
+    /// Candidates that are held because no order of their customer stands yet. What another transaction is about to commit is
+    /// not seen, nor what this one places: two first orders at once are both held, which a person can put right.
+    async fn of_new_customers(&self, tx: &mut Tx, firsts: &[usize]) -> Result<HashSet<usize>, Error> {
+        let mut asked: Vec<usize> = firsts.to_vec();
+        asked.retain(|&at| self.candidates[at].stops_new_customer);
+        // Where no store has the rule this is all that it costs.
+        if asked.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let customer = |at: usize| {
+            let candidate = &self.candidates[at];
+            (candidate.order.tenant.merchant, candidate.customer_key.as_str())
+        };
+        let customers: Vec<(MerchantId, &str)> = asked.iter().map(|&at| customer(at)).collect();
+        let known = known_customers(tx.conn(), &customers).await?;
+        let is_known = |at: usize| {
+            let (merchant, key) = customer(at);
+            known.contains(&(merchant, key.to_owned()))
+        };
+        Ok(asked.into_iter().filter(|&at| !is_known(at)).collect())
     }
 
     async fn find_out(
@@ -289,7 +339,7 @@ impl PlaceChunk<'_> {
                 (
                     n.candidate.order.tenant,
                     &n.candidate.order.terms.source,
-                    n.number.as_str(),
+                    n.assigned.number.as_str(),
                 )
             })
             .collect();
@@ -297,7 +347,9 @@ impl PlaceChunk<'_> {
         for (n, obstacle) in left_out.into_iter().zip(obstacles) {
             let outcome = match obstacle {
                 Some(Taken::Source { order_id, number }) => Outcome::Exists(order_id, number),
-                Some(Taken::Number) => Outcome::Refused(Error::NumberTaken { number: n.number }),
+                Some(Taken::Number) => Outcome::Refused(Error::NumberTaken {
+                    number: n.assigned.number,
+                }),
                 None => Outcome::Later,
             };
             fates.is(n.at, outcome);
@@ -311,8 +363,15 @@ fn answer(order: OrderId) -> Result<String, StoreError> {
     serde_json::to_string(&order).map_err(StoreError::other)
 }
 
-fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
-    let order = &candidate.order;
+fn tell(at: usize, candidate: &Candidate, number: String, is_new_customer: bool) -> Numbered<'_> {
+    let mut order = Cow::Borrowed(&candidate.order);
+    let new = is_new_customer.then(|| hold(NEW_CUSTOMER, &candidate.order.state));
+    if let Some(hold) = &new {
+        let order = order.to_mut();
+        // It can be held, or it would not have been asked whether its customer is new.
+        let _ = order.state.hold();
+        order.holds.push(hold.clone());
+    }
     let about = About {
         tenant: order.tenant,
         order: order.id,
@@ -320,7 +379,7 @@ fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
         at: order.state.updated_at,
     };
     let traceparent = candidate.traceparent.as_deref();
-    let fact = events::placed_fact(order);
+    let fact = events::placed_fact(&order);
     let placed = if candidate.event.number == number {
         Told::new(about, &candidate.event, &fact, traceparent)
     } else {
@@ -346,7 +405,8 @@ fn tell(at: usize, candidate: &Candidate, number: String) -> Numbered<'_> {
     Numbered {
         at,
         candidate,
-        number,
+        order,
+        assigned: Assigned { number, hold: new },
         events,
         entries,
     }
@@ -412,8 +472,8 @@ impl<'a> Fates<'a> {
             if at != first {
                 // Another request for the same order: it finds it there.
                 let outcome = match &self.outcomes[first] {
-                    Some(Outcome::Placed(number)) => {
-                        Outcome::Exists(self.candidates[first].order.id, number.clone())
+                    Some(Outcome::Placed(assigned)) => {
+                        Outcome::Exists(self.candidates[first].order.id, assigned.number.clone())
                     }
                     Some(Outcome::Exists(order, number)) => Outcome::Exists(*order, number.clone()),
                     _ => Outcome::Later,

@@ -16,7 +16,14 @@ pub struct Rules {
     pub order_value: BTreeMap<String, i64>,
     /// Whether an invoice to another country than the goods go to is looked at.
     pub country_mismatch: bool,
+    /// Whether an order of a customer who is new to the merchant is looked at, whatever it costs.
+    pub new_customer: bool,
+    /// Per currency code, the largest total, in minor units, of such an order that is not looked at.
+    pub new_customer_value: BTreeMap<String, i64>,
 }
+
+/// What an order is stopped for when its customer is new.
+pub const NEW_CUSTOMER: (HoldReason, &str) = (HoldReason::PaymentReview, "new_customer");
 
 /// The rules of all stores.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +60,13 @@ impl Rules {
             found.push((HoldReason::Address, "country_mismatch"));
         }
         found
+    }
+
+    /// Whether an order is stopped if its customer is new to the merchant.
+    #[must_use]
+    pub fn stops_new_customer(&self, terms: &Terms) -> bool {
+        let limit = self.new_customer_value.get(terms.currency.code());
+        self.new_customer || limit.is_some_and(|limit| terms.totals.total > *limit)
     }
 }
 

@@ -99,8 +99,8 @@ impl Batch {
         let mut outcomes = Vec::with_capacity(placed.len());
         for (candidate, outcome) in placed {
             outcomes.push(match outcome {
-                Ok(Outcome::Placed(number)) => {
-                    taken(candidate.placed(number), proto::PlaceOrderResult::Placed)
+                Ok(Outcome::Placed(assigned)) => {
+                    taken(candidate.placed(assigned), proto::PlaceOrderResult::Placed)
                 }
                 Ok(Outcome::Before(order) | Outcome::Exists(order, _)) => match known.get(&order) {
                     Some(order) => taken(order.clone(), proto::PlaceOrderResult::Duplicate),

@@ -220,7 +220,7 @@ impl OrderGrpc {
         let (candidate, outcome) = self.orders.intake.place(candidate).await?;
         let tenant = candidate.tenant();
         match outcome {
-            Outcome::Placed(number) => Ok(candidate.placed(number)),
+            Outcome::Placed(assigned) => Ok(candidate.placed(assigned)),
             Outcome::Before(order) => self.orders.get_as_placed(tenant, order).await,
             Outcome::Exists(order_id, number) => Err(Error::OrderExists { order_id, number }),
             Outcome::Refused(error) => Err(error),

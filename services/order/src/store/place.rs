@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
-use waybill_kernel::id::OrderId;
+use waybill_kernel::id::{MerchantId, OrderId};
 use waybill_store::StoreError;
 
 use super::columns::{Added, Contacts, Entries, Goods, Links, Orders, Origins, Shipping};
@@ -216,6 +216,38 @@ pub(crate) async fn insert(
     let query = Origins::of(placements.iter().flat_map(|placement| placement.entries)).bind(query);
     let placed: Vec<Uuid> = Links::of(placements).bind(query).fetch_all(conn).await?;
     Ok(placed.into_iter().map(OrderId::from).collect())
+}
+
+/// Which of these customers of merchants, by pseudonym, have an order that stands: neither cancelled, nor held so far. Not
+/// bound by store on purpose: a customer is one of the merchant.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn known_customers(
+    conn: &mut PgConnection,
+    customers: &[(MerchantId, &str)],
+) -> Result<HashSet<(MerchantId, String)>, StoreError> {
+    let (merchants, keys): (Vec<Uuid>, Vec<&str>) = (customers.iter())
+        .map(|(merchant, key)| (merchant.uuid(), *key))
+        .unzip();
+    let known: Vec<(Uuid, String)> = sqlx::query_as(
+        "SELECT w.merchant_id, w.customer_key
+         FROM (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::text[]) AS u (merchant_id, customer_key)) w
+         WHERE EXISTS (
+             SELECT 1 FROM order_contacts c
+             JOIN orders o ON (o.order_id, o.merchant_id, o.store_id) = (c.order_id, c.merchant_id, c.store_id)
+             WHERE c.merchant_id = w.merchant_id AND c.customer_key = w.customer_key AND c.customer_key <> ''
+               AND o.status NOT IN ('CANCELLED', 'ON_HOLD'))",
+    )
+    .bind(merchants)
+    .bind(keys)
+    .fetch_all(conn)
+    .await?;
+    Ok(known
+        .into_iter()
+        .map(|(merchant, key)| (merchant.into(), key))
+        .collect())
 }
 
 /// Why an order was left out.

@@ -16,6 +16,7 @@ mod hold;
 mod house;
 mod list;
 mod many;
+mod new_customer;
 mod orders;
 mod payment;
 mod place;
