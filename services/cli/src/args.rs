@@ -4,6 +4,7 @@ mod changes;
 mod consumers;
 mod events;
 mod history;
+mod imports;
 mod jobs;
 mod log;
 mod orders;
@@ -18,6 +19,7 @@ pub use events::{EventsCommand, WantedArgs};
 pub use history::{RebuildArgs, TimelineArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
 
+pub use self::imports::{FormatArg, ImportArgs};
 pub use self::jobs::{JobStateArg, JobsCommand};
 pub use self::orders::{FilterArgs, SortArg, StatusArg};
 use crate::bench::args::BenchCommand;
@@ -62,6 +64,12 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Run one service in this process, exactly as its own binary does.
     Serve(ServeArgs),
+    /// Import a file of orders: Shopify's order-export CSV, or JSON Lines.
+    ///
+    /// The file is sent as it is and read by the order service, whatever its size. A row that cannot be read costs its own
+    /// order and no other. Orders that are there already are left alone, so the same file twice places nothing twice. An
+    /// import that was stopped goes on where it was when it is started again with the same --import-id.
+    Import(ImportArgs),
     /// Import, find, read, export, change, hold, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
@@ -257,14 +265,8 @@ pub struct OrderRef {
 /// Commands on orders.
 #[derive(Debug, Subcommand)]
 pub enum OrdersCommand {
-    /// Import a Shopify order-export CSV; orders that are there already are left alone.
-    Import {
-        /// The file.
-        file: PathBuf,
-        /// Take the orders, but do not record the payments the file tells of.
-        #[arg(long)]
-        without_payments: bool,
-    },
+    /// Import a Shopify order-export CSV or JSON Lines, as `waybill import` does.
+    Import(ImportArgs),
     /// List orders, newest first unless asked otherwise.
     List {
         /// The most orders to list.

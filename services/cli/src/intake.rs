@@ -1,4 +1,7 @@
-//! Handing imported orders to the order service, in batches, with their payments.
+//! Handing the orders of a demo to the order service, in batches, with their payments.
+//!
+//! A demo drives each order to its end and checks the result against the file, so it reads the file itself and wants to know
+//! the lines of each order. Everybody else sends the file as it is: `commands::import`.
 
 use std::collections::HashMap;
 
@@ -7,28 +10,20 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tonic::Status;
+use waybill_order::formats::ImportedOrder;
+use waybill_order::formats::shopify::Import;
 use waybill_proto::waybill::order::v1::{
     BatchPlaceOrdersRequest, OrderLine, PaymentKind, PlaceOrderResult, RecordPaymentRequest,
 };
 use waybill_rpc::client::{RetryPolicy, with_retry};
 use waybill_rpc::fault;
 
-use crate::import::{Import, ImportedOrder, Rejected};
 use crate::session::Session;
 
 /// Orders in one call: bounded so that progress shows and a failed call repeats little.
 const BATCH: usize = 500;
 /// Payments recorded at once.
 const IN_FLIGHT: usize = 16;
-
-/// What to do with the payments a file tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Payments {
-    /// Record them as captures.
-    Record,
-    /// Leave them out.
-    Ignore,
-}
 
 /// What became of an import.
 #[derive(Debug, Default, Serialize)]
@@ -74,31 +69,24 @@ pub struct TakenOrder {
 
 /// Places all orders of an import and records their payments. A second run of the same file changes nothing: orders are
 /// recognised by their source, payments by the provider's id.
-pub async fn place(
-    session: &Session,
-    import: &Import,
-    payments: Payments,
-    progress: &ProgressBar,
-) -> anyhow::Result<Taken> {
+pub async fn place(session: &Session, import: &Import, progress: &ProgressBar) -> anyhow::Result<Taken> {
     let mut taken = Taken {
         rows: import.rows,
         ..Taken::default()
     };
     taken
         .refused
-        .extend(import.rejected.iter().map(|rejected: &Rejected| Refusal {
-            line: rejected.line,
-            number: rejected.number.clone(),
-            reason: rejected.reason.clone(),
+        .extend(import.rejected.iter().map(|(number, fault)| Refusal {
+            line: fault.line,
+            number: number.clone(),
+            reason: fault.to_string(),
         }));
     progress.set_length(import.orders.len() as u64);
     for batch in import.orders.chunks(BATCH) {
         place_batch(session, batch, &mut taken).await?;
         progress.inc(batch.len() as u64);
     }
-    if payments == Payments::Record {
-        taken.payments = record_payments(session, &mut taken).await?;
-    }
+    taken.payments = record_payments(session, &mut taken).await?;
     taken.refused.sort_by_key(|refusal| refusal.line);
     Ok(taken)
 }

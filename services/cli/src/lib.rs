@@ -7,7 +7,7 @@
 //! - [`bench`] measures, beside the floor of this machine.
 //! - [`load`] drives whole lives of orders through a stack; `verify` and `bench lives` stand on it.
 //! - [`commands`] talk to a running stack over gRPC, with the addresses and the token of a [`session`].
-//! - [`import`] reads files of orders; [`intake`] hands them to the order service.
+//! - [`import`] sends a file of orders to the order service; [`intake`] hands the orders of a demo to the order service.
 //!
 //! It holds no business rule: what an order, a return or a refund may do is decided by the services.
 
@@ -72,6 +72,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Up(args) => up(args, json, &context_file).await,
         Command::Verify(args) => verify::run(args, json).await,
         Command::Serve(_) => anyhow::bail!("a service runs in a process of its own: it is started by `main`"),
+        Command::Import(args) => commands::import::run(&session()?, &args, json).await,
         Command::Orders(command) => commands::orders::run(&session()?, command, json).await,
         Command::Shipments(command) => commands::shipments::run(&session()?, command, json).await,
         Command::Returns(command) => commands::returns::run(&session()?, command, json).await,
@@ -127,7 +128,7 @@ async fn up(args: args::UpArgs, json: bool, context_file: &std::path::Path) -> a
     } else {
         output::line(format!("Waybill is up.\n{}\n", stack.addresses()));
         output::line(format!("The operator's token is in {}.", context_file.display()));
-        output::line("Try `waybill orders import services/cli/demo/orders.csv`. Ctrl-C stops everything.");
+        output::line("Try `waybill import services/cli/demo/orders.csv`. Ctrl-C stops everything.");
     }
     stack.wait().await;
     stack.stop().await

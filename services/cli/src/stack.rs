@@ -20,6 +20,7 @@ use waybill_embedded::{DataDir, Embedded, MailSink};
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 use waybill_kernel::time::{self, SystemClock};
+use waybill_order::formats::shopify::Import;
 use waybill_payments::Providers;
 use waybill_payments::manual::ManualProvider;
 use waybill_payments::sandbox::{Sandbox, SandboxOptions, WebhookEndpoint};
@@ -30,7 +31,6 @@ use waybill_runtime::telemetry::{self, LogFormat, TelemetryConfig};
 use waybill_store::bootstrap::{Service, bootstrap};
 
 use self::services::{Settings, Wiring, spawn_edge, spawn_services};
-use crate::import::Import;
 use crate::load::Field;
 use crate::session::{Session, StackContext};
 use crate::setup;

@@ -339,6 +339,20 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
     );
     let again = place.json(&["orders", "import", SAMPLE])?;
     ensure!(again["placed"] == 0 && again["duplicates"] == 32, "{again}");
+    // Under the key of an import that has reached its end nothing is read again.
+    let first = place.json(&["import", SAMPLE, "--import-id", "third"])?;
+    ensure!(first["duplicates"] == 32, "{first}");
+    ensure!(
+        place.json(&["import", SAMPLE, "--import-id", "third"])? == first,
+        "{first}"
+    );
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let other = place.complaint(&["import", manifest, "--import-id", "third"], 1)?;
+    ensure!(other.contains("IMPORT_DIFFERS"), "{other}");
+    let table = place.said(&["import", SAMPLE, "--format", "csv"])?;
+    ensure!(table.contains("there already"), "{table}");
+    let other = place.complaint(&["import", SAMPLE, "--format", "jsonl"], 1)?;
+    ensure!(other.contains("orders and 0 payments were refused"), "{other}");
 
     let list = place.json(&["orders", "list", "--limit", "100"])?;
     ensure!(

@@ -30,6 +30,8 @@ pub struct Config {
     pub max_watches: usize,
     /// Calls of ExportOrders that this process serves at once. Default 16.
     pub max_exports: usize,
+    /// Calls of ImportOrders that this process serves at once. Default 16.
+    pub max_imports: usize,
     /// Orders that are held when they are placed, until a person releases them. Default: none.
     pub holds: Holds,
 }
@@ -156,6 +158,7 @@ impl Default for Config {
             placing: Placing::default(),
             max_watches: 256,
             max_exports: 16,
+            max_imports: 16,
             holds: Holds::default(),
         }
     }
@@ -177,6 +180,7 @@ impl Validate for Config {
             ("placing.lines", self.placing.lines),
             ("max_watches", self.max_watches),
             ("max_exports", self.max_exports),
+            ("max_imports", self.max_imports),
         ];
         for (field, count) in counts {
             if count == 0 {
@@ -230,7 +234,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
         );
         for field in [
             "handling_days",
@@ -239,6 +243,7 @@ mod tests {
             "placing.lanes",
             "max_watches",
             "max_exports",
+            "max_imports",
             "holds.order_value",
             "holds.new_customer_value",
         ] {

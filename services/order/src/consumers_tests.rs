@@ -41,6 +41,7 @@ pub(crate) async fn shop() -> Shop {
         lookups: crate::app::Lookups::new(&db),
         watch: Watch::new(&db, 1),
         exports: crate::app::Exports::new(1),
+        imports: crate::app::Imports::new(1),
         log,
         clock: SystemClock::shared(),
         handling_days: 2,

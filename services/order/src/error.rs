@@ -3,6 +3,8 @@
 //! Reason codes are stable: programs compare them. Messages are for people; they name the value and the way out, and hold
 //! no personal data. What the database says stays inside.
 
+mod imports;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use crate::domain::freeze::Refused;
 use crate::domain::goods::FulfillmentStatus;
 use crate::domain::limits::MAX_FAULTS;
 use crate::domain::state::Status;
+
+pub use self::imports::ImportError;
 
 /// Why a call of this service did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -245,6 +249,9 @@ pub enum Error {
         /// What is allowed.
         most: usize,
     },
+    /// An import as a whole.
+    #[error("{0}")]
+    Import(ImportError),
     /// The service is about to stop.
     #[error("the service is stopping; call again")]
     Stopping,
@@ -301,6 +308,12 @@ impl From<StoreError> for Error {
     }
 }
 
+impl From<ImportError> for Error {
+    fn from(error: ImportError) -> Error {
+        Error::Import(error)
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Error {
         StoreError::from(error).into()
@@ -323,6 +336,11 @@ impl Error {
             Error::Store(error) => error.is_certainly_aborted(),
             _ => true,
         }
+    }
+
+    /// Whether trying again may help, so that nothing should be concluded about the request.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Error::Stopping) || !self.is_of_the_data()
     }
 
     /// Whether the cause lies in the request's own data, so that others in the same transaction are not to blame.
@@ -377,6 +395,7 @@ impl Fault for Error {
             | Error::HistoryTooLong { .. } => Code::FailedPrecondition,
             Error::CursorExpired | Error::VersionNotReached { .. } => Code::OutOfRange,
             Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Code::ResourceExhausted,
+            Error::Import(error) => error.code(),
             Error::Stopping => Code::Unavailable,
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => Code::Aborted,
@@ -416,6 +435,7 @@ impl Fault for Error {
             Error::HistoryTooLong { .. } => "HISTORY_TOO_LONG",
             Error::TooManyWatches { .. } => "TOO_MANY_WATCHES",
             Error::TooManyExports { .. } => "TOO_MANY_EXPORTS",
+            Error::Import(error) => error.reason(),
             Error::Stopping => "STOPPING",
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => "CONFLICT",
@@ -443,6 +463,9 @@ impl Fault for Error {
     }
 
     fn precondition(&self) -> Option<(String, String, String)> {
+        if let Error::Import(error) = self {
+            return error.precondition();
+        }
         let (kind, order_id) = match self {
             Error::NotCancellable { order_id, .. }
             | Error::AddressNotChangeable { order_id, .. }
@@ -467,6 +490,7 @@ impl Fault for Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Some(Duration::from_secs(1)),
+            Error::Import(error) => error.retry_after(),
             Error::Stopping => Some(Duration::from_millis(500)),
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => Some(Duration::from_millis(50)),

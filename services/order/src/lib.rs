@@ -4,8 +4,9 @@
 //!
 //! - `grpc` parses a request, calls a use case and shows what came of it.
 //! - `app` holds the use cases: placing (any number of orders in one transaction), changing, editing, holding,
-//!   cancelling, recording payments, reading, finding, watching.
+//!   cancelling, recording payments, reading, finding, watching, importing.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
+//! - [`formats`] reads files of orders as their bytes arrive.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
@@ -18,6 +19,7 @@ mod consumers;
 pub mod domain;
 mod error;
 mod events;
+pub mod formats;
 mod grpc;
 mod store;
 
@@ -34,9 +36,9 @@ use waybill_service::{Service, StartError};
 use waybill_store::Db;
 
 pub use crate::config::{Config, Holds, Placing, StoreHolds};
-pub use crate::error::Error;
+pub use crate::error::{Error, ImportError};
 
-use crate::app::{Customers, Exports, Intake, Lookups, Orders, Watch};
+use crate::app::{Customers, Exports, Imports, Intake, Lookups, Orders, Watch};
 use crate::consumers::OrderFold;
 use crate::grpc::OrderGrpc;
 
@@ -85,6 +87,7 @@ impl App {
                 lookups: Lookups::new(&db),
                 watch: Watch::new(&db, config.max_watches),
                 exports: Exports::new(config.max_exports),
+                imports: Imports::new(config.max_imports),
                 db,
                 log,
                 clock: Arc::clone(&clock),

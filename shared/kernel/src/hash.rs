@@ -18,6 +18,23 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(sha256(bytes))
 }
 
+/// The SHA-256 digest of bytes that come in pieces, such as a file that is not kept in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Pieces(Sha256);
+
+impl Pieces {
+    /// The next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces, in hexadecimal.
+    #[must_use]
+    pub fn hex(self) -> String {
+        hex::encode(self.0.finalize())
+    }
+}
+
 /// A fingerprint of several parts, in hexadecimal. Each part's length goes in too, so that `["ab", "c"]` and
 /// `["a", "bc"]` differ.
 #[must_use]
@@ -74,6 +91,10 @@ mod tests {
             sha256_hex(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+        let mut pieces = Pieces::default();
+        pieces.update(b"a");
+        pieces.update(b"bc");
+        assert_eq!(pieces.hex(), sha256_hex(b"abc"));
         // RFC 4231, test case 2.
         assert_eq!(
             hmac_sha256(b"Jefe", "what do ya want for nothing?"),

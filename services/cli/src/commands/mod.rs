@@ -7,6 +7,7 @@ pub mod events;
 pub mod find;
 mod followers;
 mod history;
+pub mod import;
 pub mod jobs;
 pub mod letters;
 pub mod log;

@@ -1,33 +1,20 @@
 //! `waybill orders …`
 
-use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use waybill_proto::waybill::order::v1::{
     FulfillmentStatus, GetOrderResponse, HoldReason, Order, OrderStatus, PaymentStatus, ReturnStatus,
     WatchOrdersRequest,
 };
 
-use super::{changes, find, history};
+use super::{changes, find, history, import};
 use crate::args::OrdersCommand;
-use crate::import;
-use crate::intake::{self, Payments};
 use crate::output::{self, line, money, table, time, word};
 use crate::session::Session;
 
 /// Runs the command.
 pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyhow::Result<()> {
     match command {
-        OrdersCommand::Import {
-            file,
-            without_payments,
-        } => {
-            let payments = if without_payments {
-                Payments::Ignore
-            } else {
-                Payments::Record
-            };
-            import_file(session, &file, payments, json).await
-        }
+        OrdersCommand::Import(args) => import::run(session, &args, json).await,
         OrdersCommand::List { limit, sort, filter } => find::list(session, limit, &filter, sort, json).await,
         OrdersCommand::Search { text, limit } => find::search(session, &text, limit, json).await,
         OrdersCommand::Count { filter } => find::count(session, &filter, json).await,
@@ -47,47 +34,6 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
         OrdersCommand::Release(args) => changes::release(session, args, json).await,
         OrdersCommand::Cancel(args) => changes::cancel(session, args, json).await,
         OrdersCommand::Watch { from_start } => watch(session, from_start, json).await,
-    }
-}
-
-async fn import_file(
-    session: &Session,
-    file: &std::path::Path,
-    payments: Payments,
-    json: bool,
-) -> anyhow::Result<()> {
-    let input = std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    let import = import::shopify::read(std::io::BufReader::new(input))
-        .with_context(|| format!("cannot import {}", file.display()))?;
-    let progress = if json {
-        indicatif::ProgressBar::hidden()
-    } else {
-        indicatif::ProgressBar::new(0)
-    };
-    let taken = intake::place(session, &import, payments, &progress).await?;
-    progress.finish_and_clear();
-    if json {
-        line(serde_json::to_string_pretty(&taken)?);
-    } else {
-        for refusal in &taken.refused {
-            line(format!(
-                "line {}: order {}: {}",
-                refusal.line, refusal.number, refusal.reason
-            ));
-        }
-        line(format!(
-            "{} rows: {} orders placed, {} there already, {} refused, {} payments recorded",
-            taken.rows,
-            taken.placed,
-            taken.duplicates,
-            taken.refused.len(),
-            taken.payments
-        ));
-    }
-    if taken.refused.is_empty() {
-        Ok(())
-    } else {
-        anyhow::bail!("{} orders were refused", taken.refused.len())
     }
 }
 

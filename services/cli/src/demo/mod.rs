@@ -12,12 +12,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use waybill_order::formats::shopify::{self, Import};
 
 use self::check::Check;
 use self::journey::{Ended, Journey};
 use crate::args::DemoArgs;
-use crate::import::{self, Import};
-use crate::intake::{self, Payments, Taken};
+use crate::intake::{self, Taken};
 use crate::stack::{Options, Stack};
 
 /// The sample: 32 orders of a small shop in five currencies.
@@ -56,12 +56,10 @@ pub async fn run(args: DemoArgs, json: bool, context_file: &Path) -> anyhow::Res
     let telemetry = crate::stack::telemetry("demo")?;
     let import = match &args.orders {
         Some(file) => {
-            let input =
-                std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-            import::shopify::read(std::io::BufReader::new(input))
-                .with_context(|| format!("cannot import {}", file.display()))?
+            let text = std::fs::read(file).with_context(|| format!("cannot open {}", file.display()))?;
+            shopify::read(&text).with_context(|| format!("cannot import {}", file.display()))?
         }
-        None => import::shopify::read(SAMPLE)?,
+        None => shopify::read(SAMPLE)?,
     };
     report::say(
         json,
@@ -112,7 +110,7 @@ async fn play(stack: &Stack, import: &Import, started: Instant, json: bool) -> a
 
     report::say(json, format!("Importing {} orders …", import.orders.len()));
     let progress = bar(json, "orders placed");
-    let taken = intake::place(&session, import, Payments::Record, &progress).await?;
+    let taken = intake::place(&session, import, &progress).await?;
     progress.finish_and_clear();
     for refusal in &taken.refused {
         report::say(

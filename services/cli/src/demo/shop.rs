@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use waybill_order::formats::shopify::Import;
 use waybill_proto::waybill::fulfillment::v1::{
     AdjustStockRequest, CreateLocationRequest, StockAdjustment, stock_adjustment,
 };
@@ -12,7 +13,6 @@ use waybill_proto::waybill::refund::v1::{
 };
 use waybill_proto::waybill::r#type::v1::Money;
 
-use crate::import::Import;
 use crate::session::Session;
 
 /// Units on hand beyond what the orders ask for.

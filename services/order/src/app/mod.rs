@@ -8,6 +8,7 @@ mod cancel_lines;
 mod edit;
 mod find;
 mod hold;
+mod import;
 mod intake;
 mod lookup;
 mod payment;
@@ -30,6 +31,7 @@ pub(crate) use self::cancel_lines::CancelUnits;
 pub(crate) use self::edit::{NewEdit, Preview, refusal as edit_refusal};
 pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
+pub(crate) use self::import::{Importing, Imports};
 pub(crate) use self::intake::Intake;
 pub(crate) use self::lookup::Lookups;
 pub(crate) use self::payment::NewPayment;
@@ -61,6 +63,7 @@ pub(crate) struct Orders {
     pub(crate) lookups: Lookups,
     pub(crate) watch: Arc<Watch>,
     pub(crate) exports: Exports,
+    pub(crate) imports: Imports,
 }
 
 /// What a mutation of an existing order leaves as its answer under its request key: no personal data, because answers

@@ -17,6 +17,7 @@ use waybill_events::{Log, MAX_PAYLOAD_BYTES, NewEvent};
 use waybill_kernel::check::Violations;
 use waybill_kernel::hash;
 use waybill_kernel::id::{HoldId, LineId, MerchantId, OrderId};
+use waybill_kernel::money::Money;
 use waybill_proto::waybill::order::v1::OrderPlaced;
 use waybill_store::idempotency::{self, Claim};
 use waybill_store::{Origin, RequestKey, StoreError, Tx, UseCase};
@@ -81,6 +82,17 @@ impl Candidate {
     /// Whose order it is.
     pub(crate) fn tenant(&self) -> Tenant {
         self.order.tenant
+    }
+
+    /// The id it is placed under, if it is.
+    pub(crate) fn order_id(&self) -> OrderId {
+        self.order.id
+    }
+
+    /// What is to be paid; nothing when it costs nothing.
+    pub(crate) fn to_pay(&self) -> Option<Money> {
+        let terms = &self.order.terms;
+        (terms.totals.total > 0).then(|| Money::new(terms.currency, terms.totals.total))
     }
 
     /// The order as it was placed.

@@ -20,6 +20,7 @@
 //! | [`trail`] | the chain over a timeline that shows what was changed afterwards |
 //! | [`replay`], [`picture`] | an order from its events, and where that differs from the tables |
 //! | [`find`] | which orders are wanted, and in which order |
+//! | [`import`] | how far the import of a file has come |
 //!
 //! Nothing here is async, knows a database, a wire format or a clock: the time and new ids are handed in.
 
@@ -59,6 +60,7 @@ pub mod find;
 pub mod freeze;
 pub mod goods;
 pub mod hold;
+pub mod import;
 pub mod limits;
 pub mod order;
 pub mod payment;

@@ -4,6 +4,7 @@ mod batch;
 mod change;
 mod edit;
 mod find;
+mod import;
 mod parse;
 mod trail;
 mod view;
@@ -212,6 +213,22 @@ impl OrderService for OrderGrpc {
         let caller = convert::context(&request)?;
         answer(self.edit(&caller, request.into_inner()).await)
     }
+
+    type ImportOrdersStream = import::Answers;
+
+    async fn import_orders(
+        &self,
+        request: Request<Streaming<proto::ImportOrdersRequest>>,
+    ) -> Answer<Self::ImportOrdersStream> {
+        self.import(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_import(
+        &self,
+        request: Request<proto::GetImportRequest>,
+    ) -> Answer<proto::GetImportResponse> {
+        answer(OrderGrpc::get_import(self, &request.into_inner()).await)
+    }
 }
 
 impl OrderGrpc {
@@ -318,6 +335,7 @@ impl OrderGrpc {
 mod rpc {
     pub(super) const PLACE_ORDER: &str = "waybill.order.v1.OrderService/PlaceOrder";
     pub(super) const BATCH_PLACE_ORDERS: &str = "waybill.order.v1.OrderService/BatchPlaceOrders";
+    pub(super) const IMPORT_ORDERS: &str = "waybill.order.v1.OrderService/ImportOrders";
     pub(super) const UPDATE_ORDER: &str = "waybill.order.v1.OrderService/UpdateOrder";
     pub(super) const HOLD_ORDER: &str = "waybill.order.v1.OrderService/HoldOrder";
     pub(super) const RELEASE_ORDER: &str = "waybill.order.v1.OrderService/ReleaseOrder";

@@ -13,6 +13,7 @@ pub(crate) mod edits;
 pub(crate) mod find;
 pub(crate) mod history;
 pub(crate) mod holds;
+pub(crate) mod imports;
 pub(crate) mod place;
 pub(crate) mod read;
 pub(crate) mod timeline;

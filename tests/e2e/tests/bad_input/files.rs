@@ -1,14 +1,12 @@
-//! Files of orders: broken rows, the same file again, files that are none.
+//! Files of orders: broken rows, the same file again, the mended file.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use indicatif::ProgressBar;
-use waybill_cli::import::{ImportError, shopify};
-use waybill_cli::intake::{self, Payments, Taken};
+use waybill_e2e::imports::{Imported, import};
 use waybill_e2e::orders::minor;
 use waybill_e2e::shop::Shop;
-use waybill_proto::waybill::order::v1::Order;
+use waybill_proto::waybill::order::v1::{ImportFormat, ImportOpening, ImportResult, Order};
 
 use crate::{replaced, stored};
 
@@ -46,9 +44,13 @@ impl File {
         bytes
     }
 
-    async fn import(&self, shop: &Shop) -> anyhow::Result<Taken> {
-        let import = shopify::read(&self.bytes()[..])?;
-        intake::place(&shop.session, &import, Payments::Record, &ProgressBar::hidden()).await
+    async fn import(&self, shop: &Shop, id: &str) -> anyhow::Result<Imported> {
+        let opening = ImportOpening {
+            import_id: id.to_owned(),
+            format: ImportFormat::ShopifyCsv.into(),
+            ..ImportOpening::default()
+        };
+        import(&shop.session, &self.bytes(), opening).await
     }
 }
 
@@ -78,12 +80,11 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
         .spoil(11, row(1010, "-2", "Stoneware mug"))
         // Its quote is never closed, and must not swallow the last order.
         .spoil(12, row(1011, "2", "\"Stoneware mug"));
-    let taken = file.import(&shop).await?;
-    ensure!(taken.rows == 12, "{} rows", taken.rows);
-    let refused: BTreeMap<u64, (&str, &str)> = taken
-        .refused
-        .iter()
-        .map(|refusal| (refusal.line, (refusal.number.as_str(), refusal.reason.as_str())))
+    let taken = file.import(&shop, "first").await?;
+    ensure!(taken.import.rows == 12, "{} rows", taken.import.rows);
+    let refused: BTreeMap<i64, (&str, &str)> = (taken.outcomes.iter())
+        .filter(|outcome| outcome.result() == ImportResult::Refused)
+        .map(|outcome| (outcome.line, (outcome.number.as_str(), outcome.message.as_str())))
         .collect();
     let expected = [
         (3, "#1002", "3 columns"),
@@ -105,7 +106,7 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
         );
     }
     ensure!(
-        (taken.placed, taken.duplicates, taken.payments) == (6, 0, 6),
+        counts(&taken) == (6, 0, 6) && taken.import.payments == 6,
         "{taken:?}"
     );
     ensure!(
@@ -114,11 +115,8 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
     );
 
     // The same file again: nothing twice. Then the mended one: what was missing, and nothing else.
-    let again = file.import(&shop).await?;
-    ensure!(
-        (again.placed, again.duplicates, again.refused.len()) == (0, 6, 6),
-        "{again:?}"
-    );
+    let again = file.import(&shop, "second").await?;
+    ensure!(counts(&again) == (0, 6, 6), "{again:?}");
     let after: Vec<Order> = stored(&shop).await?;
     ensure!(after.len() == 6, "{} orders after the second import", after.len());
     for order in &after {
@@ -128,11 +126,8 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
             order.number
         );
     }
-    let mended = File::new(1001..=1012).import(&shop).await?;
-    ensure!(
-        (mended.placed, mended.duplicates, mended.refused.len()) == (6, 6, 0),
-        "{mended:?}"
-    );
+    let mended = File::new(1001..=1012).import(&shop, "mended").await?;
+    ensure!(counts(&mended) == (6, 6, 0), "{mended:?}");
     ensure!(
         stored(&shop).await?.len() == 12,
         "a mended file does not make the store whole"
@@ -140,46 +135,8 @@ async fn a_file_with_broken_rows_gives_up_those_and_no_others() -> anyhow::Resul
     shop.close().await
 }
 
-#[test]
-fn files_that_are_none_say_so() {
-    let told = |bytes: &[u8]| {
-        shopify::read(bytes)
-            .map(|import| import.orders.len())
-            .map_err(|error| error.to_string())
-    };
-    assert!(matches!(shopify::read(&b""[..]), Err(ImportError::Empty)));
-    assert!(matches!(shopify::read(&b"\n\n"[..]), Err(ImportError::Empty)));
-    assert_eq!(
-        told(HEADER.as_bytes()),
-        Ok(0),
-        "a header alone is a file without orders"
-    );
-    let missing = told(b"Name,Email\n#1,ada@example.org\n").expect_err("columns are missing");
-    assert!(
-        missing.contains("Lineitem quantity") && missing.contains("line 1"),
-        "{missing}"
-    );
-    let binary = told(&[0xff, 0xfe, 0x00, 0x41, 0x0a]).expect_err("not a table");
-    assert!(binary.contains("missing"), "{binary}");
-    // Lines are counted alike whatever ends them.
-    let broken = String::from_utf8(File::new(1..=3).spoil(3, "#2").bytes()).expect("text");
-    for text in [
-        broken.clone(),
-        broken.replace('\n', "\r\n"),
-        format!("\u{feff}{broken}"),
-    ] {
-        let import = shopify::read(text.as_bytes()).expect("a file");
-        assert_eq!(
-            import
-                .rejected
-                .iter()
-                .map(|rejected| rejected.line)
-                .collect::<Vec<_>>(),
-            [3]
-        );
-        assert_eq!(
-            import.orders.iter().map(|order| order.line).collect::<Vec<_>>(),
-            [2, 4]
-        );
-    }
+/// Placed, there before, refused.
+fn counts(imported: &Imported) -> (i64, i64, i64) {
+    let import = &imported.import;
+    (import.placed, import.duplicates, import.refused)
 }

@@ -6,6 +6,7 @@
 mod checks;
 mod day;
 mod expected;
+mod imported;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;

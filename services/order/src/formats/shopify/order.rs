@@ -1,15 +1,4 @@
-//! The order export of Shopify: one row a line item, the order's own columns filled in its first row only.
-//!
-//! Three things the file leaves open are settled here:
-//!
-//! - *Whether prices contain tax.* They do when `Subtotal + Shipping = Total`; they do not when `Taxes` has to be added.
-//! - *Whose tax it is.* The file knows tax per order; it is split over the taxable lines and shipping in proportion to
-//!   what they cost after discounts, by largest remainder, so that it sums to the file's figure.
-//! - *Broken rows.* Rows belong to an order by `Name`; when one of them cannot be read, the whole order is rejected with
-//!   the line of that row, for half an order is worse than none.
-
-use std::collections::HashMap;
-use std::io::Read;
+//! The rows of one order, whose columns are known, as the order that they mean.
 
 use chrono::{DateTime, Utc};
 use csv::ByteRecord;
@@ -20,136 +9,32 @@ use waybill_proto::waybill::order::v1::{
 };
 use waybill_proto::waybill::r#type::v1::{Address, Money as ProtoMoney};
 
-use super::rows::{RawRow, Rows};
-use super::{Import, ImportError, ImportedOrder, ImportedPayment, MAX_ORDERS, Rejected};
-
-/// Columns without which nothing can be read.
-const REQUIRED: [&str; 11] = [
-    "Name",
-    "Email",
-    "Currency",
-    "Shipping",
-    "Taxes",
-    "Total",
-    "Created at",
-    "Lineitem quantity",
-    "Lineitem name",
-    "Lineitem price",
-    "Lineitem sku",
-];
-
-/// Reads a whole file.
-pub fn read(mut input: impl Read) -> Result<Import, ImportError> {
-    let mut data = Vec::new();
-    input.read_to_end(&mut data)?;
-    let mut rows = Rows::of(&data);
-    let header = rows.next(None)?.ok_or(ImportError::Empty)?;
-    let columns = Columns::of(&header.record)?;
-    let mut import = Import::default();
-    let mut group: Vec<RawRow> = Vec::new();
-    let mut current: Option<Vec<u8>> = None;
-
-    while let Some(row) = rows.next(Some(columns.count))? {
-        import.rows += 1;
-        let name = columns.raw(&row.record, "Name").to_vec();
-        if current.as_ref() != Some(&name) || name.is_empty() {
-            columns.finish(&mut group, &mut import)?;
-            current = Some(name);
-        }
-        group.push(row);
-    }
-    columns.finish(&mut group, &mut import)?;
-    Ok(import)
-}
-
-/// Where each column stands, and how many there are.
-struct Columns {
-    index: HashMap<String, usize>,
-    count: usize,
-}
-
-impl Columns {
-    fn of(header: &ByteRecord) -> Result<Self, ImportError> {
-        if header.iter().all(<[u8]>::is_empty) {
-            return Err(ImportError::Empty);
-        }
-        let index: HashMap<String, usize> = header
-            .iter()
-            .enumerate()
-            .map(|(at, name)| (String::from_utf8_lossy(name).into_owned(), at))
-            .collect();
-        let missing: Vec<&str> = REQUIRED
-            .into_iter()
-            .filter(|name| !index.contains_key(*name))
-            .collect();
-        if missing.is_empty() {
-            Ok(Self {
-                index,
-                count: header.len(),
-            })
-        } else {
-            Err(ImportError::MissingColumns(missing.join(", ")))
-        }
-    }
-
-    fn raw<'r>(&self, record: &'r ByteRecord, column: &str) -> &'r [u8] {
-        self.index
-            .get(column)
-            .and_then(|at| record.get(*at))
-            .unwrap_or_default()
-    }
-
-    /// Turns the rows of one order into the order, or into a rejection.
-    fn finish(&self, group: &mut Vec<RawRow>, import: &mut Import) -> Result<(), ImportError> {
-        let rows = std::mem::take(group);
-        let Some(head) = rows.first() else {
-            return Ok(());
-        };
-        if import.orders.len() + import.rejected.len() >= MAX_ORDERS {
-            return Err(ImportError::TooMany { line: head.line });
-        }
-        match self.order(&rows) {
-            Ok(order) => import.orders.push(order),
-            Err((line, reason)) => import.rejected.push(Rejected {
-                line,
-                number: String::from_utf8_lossy(self.raw(&head.record, "Name")).into_owned(),
-                reason,
-            }),
-        }
-        Ok(())
-    }
-
-    fn order(&self, rows: &[RawRow]) -> Result<ImportedOrder, (u64, String)> {
-        let mut parsed = Vec::with_capacity(rows.len());
-        for row in rows {
-            parsed.push(Row::new(self, row).map_err(|reason| (row.line, reason))?);
-        }
-        let head = &parsed[0];
-        let order = build(head, &parsed)?;
-        let payment = payment(head).map_err(|reason| (head.line, reason))?;
-        Ok(ImportedOrder {
-            line: head.line,
-            order,
-            payment,
-        })
-    }
-}
+use super::Columns;
+use crate::formats::rows::{Broken, MAX_ROW, RawRow};
+use crate::formats::{Fault, ImportedPayment};
 
 /// One row whose text is known to be UTF-8 and whose number of columns is right.
-struct Row<'a> {
+pub(super) struct Row<'a> {
     columns: &'a Columns,
     record: &'a ByteRecord,
-    line: u64,
+    pub(super) line: u64,
 }
 
 impl<'a> Row<'a> {
-    fn new(columns: &'a Columns, row: &'a RawRow) -> Result<Self, String> {
-        let record = &row.record;
-        if row.open_quote {
-            return Err("a quote is opened and not closed in this row".to_owned());
+    pub(super) fn new(columns: &'a Columns, row: &'a RawRow) -> Result<Self, Fault> {
+        let (record, line) = (&row.record, row.begin.line);
+        let broken = |description: String| Err(Fault::new(line, "", description));
+        match row.broken {
+            Some(Broken::OpenQuote) => {
+                return broken("a quote is opened and not closed in this row".to_owned());
+            }
+            Some(Broken::TooLong) => {
+                return broken(format!("the line has more than {MAX_ROW} bytes; shorten it"));
+            }
+            None => {}
         }
         if record.len() != columns.count {
-            return Err(format!(
+            return broken(format!(
                 "the row has {} columns, the header has {}",
                 record.len(),
                 columns.count
@@ -164,12 +49,12 @@ impl<'a> Row<'a> {
                 .iter()
                 .find(|(_, index)| **index == at)
                 .map_or("?", |(name, _)| name);
-            return Err(format!("{column}: not valid UTF-8"));
+            return Err(Fault::new(line, column, "not valid UTF-8"));
         }
         Ok(Self {
             columns,
             record,
-            line: row.line,
+            line,
         })
     }
 
@@ -177,33 +62,42 @@ impl<'a> Row<'a> {
         std::str::from_utf8(self.columns.raw(self.record, column)).unwrap_or_default()
     }
 
+    fn fault(&self, column: &str, description: impl Into<String>) -> Fault {
+        Fault::new(self.line, column, description)
+    }
+
     /// An amount; zero when the column is empty.
-    fn amount(&self, column: &str, currency: Currency) -> Result<i64, String> {
+    fn amount(&self, column: &str, currency: Currency) -> Result<i64, Fault> {
         let text = self.text(column);
         if text.is_empty() {
             return Ok(0);
         }
         Money::parse_decimal(text, currency)
             .map(|money| money.minor)
-            .map_err(|error| format!("{column}: {error}"))
+            .map_err(|error| self.fault(column, error.to_string()))
     }
 
     /// An amount that must be there.
-    fn required_amount(&self, column: &str, currency: Currency) -> Result<i64, String> {
+    fn required_amount(&self, column: &str, currency: Currency) -> Result<i64, Fault> {
         if self.text(column).is_empty() {
-            return Err(format!("{column}: is empty, an amount is required"));
+            return Err(self.fault(column, "is empty, an amount is required"));
         }
         self.amount(column, currency)
     }
 
-    fn time(&self, column: &str) -> Result<Option<DateTime<Utc>>, String> {
+    fn time(&self, column: &str) -> Result<Option<DateTime<Utc>>, Fault> {
         let text = self.text(column);
         if text.is_empty() {
             return Ok(None);
         }
         DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S %z")
             .map(|time| Some(time.with_timezone(&Utc)))
-            .map_err(|_| format!("{column}: {text:?} is not a time like 2026-03-01 10:15:00 +0000"))
+            .map_err(|_| {
+                self.fault(
+                    column,
+                    format!("{text:?} is not a time like 2026-03-01 10:15:00 +0000"),
+                )
+            })
     }
 
     fn flag(&self, column: &str, default: bool) -> bool {
@@ -240,44 +134,39 @@ struct Priced {
     taxable: bool,
 }
 
-type At<T> = Result<T, (u64, String)>;
-
-fn build(head: &Row<'_>, rows: &[Row<'_>]) -> At<NewOrder> {
-    let at_head = |reason: String| (head.line, reason);
+/// Builds an order of its rows; its own columns are filled in the first.
+pub(super) fn build(head: &Row<'_>, rows: &[Row<'_>]) -> Result<NewOrder, Fault> {
     if head.text("Name").is_empty() {
-        return Err(at_head(
-            "Name: is empty, the order's number is required".to_owned(),
-        ));
+        return Err(head.fault("Name", "is empty, the order's number is required"));
     }
     let currency =
-        Currency::parse(head.text("Currency")).map_err(|error| at_head(format!("Currency: {error}")))?;
+        Currency::parse(head.text("Currency")).map_err(|error| head.fault("Currency", error.to_string()))?;
     let created_at = head
-        .time("Created at")
-        .and_then(|time| time.ok_or_else(|| "Created at: is empty".to_owned()))
-        .map_err(at_head)?;
-    let shipping = head.required_amount("Shipping", currency).map_err(at_head)?;
-    let taxes = head.required_amount("Taxes", currency).map_err(at_head)?;
-    let total = head.required_amount("Total", currency).map_err(at_head)?;
-    let discount = head.amount("Discount Amount", currency).map_err(at_head)?;
+        .time("Created at")?
+        .ok_or_else(|| head.fault("Created at", "is empty"))?;
+    let shipping = head.required_amount("Shipping", currency)?;
+    let taxes = head.required_amount("Taxes", currency)?;
+    let total = head.required_amount("Total", currency)?;
+    let discount = head.amount("Discount Amount", currency)?;
 
     let mut priced = rows
         .iter()
-        .map(|row| price(row, currency).map_err(|reason| (row.line, reason)))
-        .collect::<At<Vec<Priced>>>()?;
+        .map(|row| price(row, currency))
+        .collect::<Result<Vec<Priced>, _>>()?;
     let goods: i64 = priced
         .iter()
         .try_fold(0_i64, |sum, line| sum.checked_add(line.discounted))
-        .ok_or_else(|| at_head("the line items sum to more than an order can hold".to_owned()))?;
+        .ok_or_else(|| head.fault("", "the line items sum to more than an order can hold"))?;
     if discount > 0 {
         let weights: Vec<i64> = priced.iter().map(|line| line.discounted).collect();
         for (line, share) in priced.iter_mut().zip(largest_remainder(discount, &weights)) {
-            line.discounted -= share;
+            line.discounted = line.discounted.saturating_sub(share);
         }
     }
     let without_tax = goods.saturating_sub(discount).saturating_add(shipping);
     let prices_include_tax = taxes > 0 && without_tax == total;
 
-    let shipping_taxes = spread_taxes(head, currency, &mut priced, shipping).map_err(at_head)?;
+    let shipping_taxes = spread_taxes(head, currency, &mut priced, shipping)?;
     let money = |minor: i64| Some(proto(currency, minor));
     Ok(NewOrder {
         source: Some(OrderSource {
@@ -337,18 +226,24 @@ fn build(head: &Row<'_>, rows: &[Row<'_>]) -> At<NewOrder> {
 }
 
 /// Reads the line item of a row.
-fn price(row: &Row<'_>, currency: Currency) -> Result<Priced, String> {
+fn price(row: &Row<'_>, currency: Currency) -> Result<Priced, Fault> {
     let quantity_text = row.text("Lineitem quantity");
-    let quantity: i32 = quantity_text
-        .parse()
-        .map_err(|_| format!("Lineitem quantity: {quantity_text:?} is not a whole number"))?;
+    let quantity: i32 = quantity_text.parse().map_err(|_| {
+        row.fault(
+            "Lineitem quantity",
+            format!("{quantity_text:?} is not a whole number"),
+        )
+    })?;
     let unit_price = row.required_amount("Lineitem price", currency)?;
     let discount = row.amount("Lineitem discount", currency)?;
     let discounted = unit_price
         .checked_mul(i64::from(quantity))
         .and_then(|gross| gross.checked_sub(discount))
         .ok_or_else(|| {
-            format!("Lineitem price: {quantity} times {unit_price} is more than an order can hold")
+            row.fault(
+                "Lineitem price",
+                format!("{quantity} times {unit_price} is more than an order can hold"),
+            )
         })?;
     let line = NewOrderLine {
         sku: row.text("Lineitem sku").to_owned(),
@@ -378,7 +273,7 @@ fn spread_taxes(
     currency: Currency,
     lines: &mut [Priced],
     shipping: i64,
-) -> Result<Vec<TaxLine>, String> {
+) -> Result<Vec<TaxLine>, Fault> {
     let mut named = Vec::new();
     for number in 1..=5 {
         let amount = head.amount(&format!("Tax {number} Value"), currency)?;
@@ -435,7 +330,7 @@ fn rate_in(title: &str) -> i32 {
 }
 
 /// The capture that a paid order came with.
-fn payment(head: &Row<'_>) -> Result<Option<ImportedPayment>, String> {
+pub(super) fn payment(head: &Row<'_>) -> Result<Option<ImportedPayment>, Fault> {
     if !head.text("Financial Status").eq_ignore_ascii_case("paid") {
         return Ok(None);
     }
@@ -470,7 +365,3 @@ fn timestamp(time: DateTime<Utc>) -> prost_types::Timestamp {
         nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
     }
 }
-
-#[cfg(test)]
-#[path = "shopify_tests.rs"]
-mod tests;
