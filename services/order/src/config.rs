@@ -1,12 +1,13 @@
 //! Settings of the order service: those that all services share, and its own.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::money::Currency;
-use waybill_runtime::config::{Secret, Validate};
+use waybill_runtime::config::{Secret, Validate, seconds};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
 
@@ -34,6 +35,9 @@ pub struct Config {
     pub max_imports: usize,
     /// Orders that are held when they are placed, until a person releases them. Default: none.
     pub holds: Holds,
+    /// Seconds after which an erasure of a customer looks again at the orders that it waits for. Default 1 hour.
+    #[serde(with = "seconds")]
+    pub erasure_pause: Duration,
 }
 
 /// Which orders are held when they are placed.
@@ -160,6 +164,7 @@ impl Default for Config {
             max_exports: 16,
             max_imports: 16,
             holds: Holds::default(),
+            erasure_pause: Duration::from_secs(3600),
         }
     }
 }
@@ -187,6 +192,11 @@ impl Validate for Config {
                 violations.push(field, "is 0; give 1 or more");
             }
         }
+        violations.require(
+            !self.erasure_pause.is_zero(),
+            "erasure_pause",
+            "is 0; give at least 1 second between two looks",
+        );
         // One connection must be left for reads and for the fold.
         let connections = self.common.database.max_connections as usize;
         if self.placing.lanes >= connections {
@@ -234,7 +244,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\nerasure_pause = 0\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
         );
         for field in [
             "handling_days",
@@ -244,6 +254,7 @@ mod tests {
             "max_watches",
             "max_exports",
             "max_imports",
+            "erasure_pause",
             "holds.order_value",
             "holds.new_customer_value",
         ] {

@@ -80,6 +80,9 @@ pub enum Error {
     /// There is no such order in this store.
     #[error("the store has no such order")]
     OrderNotFound,
+    /// There is no such erasure.
+    #[error("the merchant has no such erasure, or it goes over stores that the token does not list")]
+    ErasureNotFound,
     /// The order was changed since the caller read it.
     #[error("etag is {given:?} but the order's is {current:?}: read the order again")]
     EtagMismatch {
@@ -377,7 +380,7 @@ impl Fault for Error {
             | Error::AnswerTooLarge { .. }
             | Error::RequestIdReused => Code::InvalidArgument,
             Error::OrderExists { .. } | Error::NumberTaken { .. } => Code::AlreadyExists,
-            Error::OrderNotFound => Code::NotFound,
+            Error::OrderNotFound | Error::ErasureNotFound => Code::NotFound,
             Error::EtagMismatch { .. } => Code::Aborted,
             Error::NotCancellable { .. }
             | Error::UnitsNotCancellable { .. }
@@ -416,6 +419,7 @@ impl Fault for Error {
             Error::OrderExists { .. } => "ORDER_EXISTS",
             Error::NumberTaken { .. } => "NUMBER_TAKEN",
             Error::OrderNotFound => "ORDER_NOT_FOUND",
+            Error::ErasureNotFound => "ERASURE_NOT_FOUND",
             Error::EtagMismatch { .. } => "ETAG_MISMATCH",
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
             Error::UnitsNotCancellable { .. } => "UNITS_NOT_CANCELLABLE",

@@ -195,6 +195,14 @@ pub(crate) fn updated(about: About, paths: BTreeSet<Path>, traceparent: Option<&
     Told::new(about, &message, &Fact::Updated { paths }, traceparent)
 }
 
+/// Who placed an order was forgotten.
+pub(crate) fn contact_erased(about: About, traceparent: Option<&str>) -> Told {
+    let message = proto::OrderContactErased {
+        order_id: about.order.to_string(),
+    };
+    Told::new(about, &message, &Fact::ContactErased, traceparent)
+}
+
 /// An order was stopped. What the hold's note says stays here (O-10).
 pub(crate) fn held(about: About, hold: &Hold, open: u32, traceparent: Option<&str>) -> Told {
     let message = proto::OrderHeld {

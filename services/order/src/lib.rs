@@ -4,7 +4,7 @@
 //!
 //! - `grpc` parses a request, calls a use case and shows what came of it.
 //! - `app` holds the use cases: placing (any number of orders in one transaction), changing, editing, holding,
-//!   cancelling, recording payments, reading, finding, watching, importing.
+//!   cancelling, recording payments, reading, finding, watching, importing, forgetting customers.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
 //! - [`formats`] reads files of orders as their bytes arrive.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
@@ -31,16 +31,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
 use waybill_kernel::time::{self, SystemClock};
+use waybill_proto::waybill::order::v1::customer_service_server::CustomerServiceServer;
 use waybill_proto::waybill::order::v1::order_service_server::OrderServiceServer;
 use waybill_service::{Service, StartError};
 use waybill_store::Db;
+use waybill_store::jobs::JobOptions;
 
 pub use crate::config::{Config, Holds, Placing, StoreHolds};
 pub use crate::error::{Error, ImportError};
 
-use crate::app::{Customers, Exports, Imports, Intake, Lookups, Orders, Watch};
+use crate::app::{Customers, Eraser, Exports, Imports, Intake, Lookups, Orders, Watch};
 use crate::consumers::OrderFold;
-use crate::grpc::OrderGrpc;
+use crate::grpc::{CustomerGrpc, OrderGrpc};
 
 /// The service's name: its schema, its role, its stream.
 pub const NAME: &str = "order";
@@ -97,12 +99,27 @@ impl App {
             };
             let watch = Arc::clone(&orders.watch);
             // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.
-            let rpcs = OrderServiceServer::new(OrderGrpc { orders })
-                .max_decoding_message_size(base.common().limits.max_message_bytes);
+            let most = base.common().limits.max_message_bytes;
+            let customers = CustomerServiceServer::new(CustomerGrpc {
+                orders: orders.clone(),
+            })
+            .max_decoding_message_size(most);
+            let eraser = Eraser {
+                orders: orders.clone(),
+                pause: config.erasure_pause,
+            };
+            // Two at once: an erasure of a hundred thousand orders keeps a connection busy, and nobody waits for it.
+            let erasing = JobOptions {
+                concurrency: 2,
+                ..JobOptions::default()
+            };
+            let rpcs = OrderServiceServer::new(OrderGrpc { orders }).max_decoding_message_size(most);
             let service = base
                 .relay()
                 .fold(OrderFold { clock }, FoldOptions::default())
                 .task("watch", |stop| watch.run(stop))
+                .work(eraser, erasing)
+                .rpc(customers)
                 .rpc(rpcs);
             Ok(App { service })
         })

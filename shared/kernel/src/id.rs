@@ -145,6 +145,8 @@ typed_ids! {
     EditId = "edit id";
     /// A payment of an order.
     PaymentId = "payment id";
+    /// An erasure of a customer.
+    ErasureId = "erasure id";
     /// A place that holds stock.
     LocationId = "location id";
     /// A shipment.

@@ -124,7 +124,7 @@ impl Exports {
         }
     }
 
-    fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(super) fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
         Arc::clone(&self.seats)
             .try_acquire_owned()
             .map_err(|_| Error::TooManyExports { most: self.most })

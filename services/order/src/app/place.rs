@@ -29,12 +29,13 @@ use crate::domain::freeze::{Conditions, freeze};
 use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::limits;
 use crate::domain::order::{Contact, Order, PLACED, Source, Tenant, Terms};
+use crate::domain::privacy::Person;
 use crate::domain::review::NEW_CUSTOMER;
 use crate::domain::state::{State, Status};
 use crate::error::Error;
 use crate::events::{self, About, Told};
-use crate::store::holds;
 use crate::store::place::{Placement, Taken, assign_numbers, insert, known_customers, taken};
+use crate::store::{customers, holds};
 
 /// Room in an event for a number that is assigned later.
 const NUMBER_BYTES: usize = 32;
@@ -56,6 +57,15 @@ impl Customers {
                 &format!("{merchant}\n{identity}"),
             )
         })
+    }
+
+    /// A text that stands for a person, where a request names one. Not a pseudonym of events, and not to be guessed.
+    pub(crate) fn keyed(&self, merchant: MerchantId, person: &Person) -> String {
+        let [kind, name] = person.parts();
+        hash::hmac_sha256(
+            self.0.expose_secret().as_bytes(),
+            &format!("request\n{merchant}\n{kind}\n{name}"),
+        )
     }
 }
 
@@ -256,6 +266,8 @@ struct Numbered<'a> {
     /// The candidate's order; another one where it is held because its customer is new.
     order: Cow<'a, Order>,
     assigned: Assigned,
+    /// The customer's pseudonym.
+    customer_key: String,
     events: Vec<NewEvent>,
     entries: Vec<TimelineEntry>,
 }
@@ -268,18 +280,20 @@ impl PlaceChunk<'_> {
             .map(|order| (order.tenant, order.terms.number.as_str()))
             .collect();
         let numbers = assign_numbers(tx.conn(), &wanted).await?;
-        let new = self.of_new_customers(tx, firsts).await?;
-        let numbered: Vec<Numbered<'_>> = firsts
-            .iter()
-            .zip(numbers)
-            .map(|(&at, number)| tell(at, &self.candidates[at], number, new.contains(&at)))
+        let customers = self.customers(tx, firsts).await?;
+        let new = self.of_new_customers(tx, firsts, &customers).await?;
+        let numbered: Vec<Numbered<'_>> = (firsts.iter().zip(numbers))
+            .zip(customers)
+            .map(|((&at, number), customer)| {
+                tell(at, &self.candidates[at], number, customer, new.contains(&at))
+            })
             .collect();
         let placements: Vec<Placement<'_>> = numbered
             .iter()
             .map(|n| Placement {
                 order: &n.order,
                 number: &n.assigned.number,
-                customer_key: &n.candidate.customer_key,
+                customer_key: &n.customer_key,
                 entries: &n.entries,
             })
             .collect();
@@ -316,24 +330,40 @@ impl PlaceChunk<'_> {
 
     /// Candidates that are held because no order of their customer stands yet. What another transaction is about to commit is
     /// not seen, nor what this one places: two first orders at once are both held, which a person can put right.
-    async fn of_new_customers(&self, tx: &mut Tx, firsts: &[usize]) -> Result<HashSet<usize>, Error> {
-        let mut asked: Vec<usize> = firsts.to_vec();
-        asked.retain(|&at| self.candidates[at].stops_new_customer);
+    async fn of_new_customers(
+        &self,
+        tx: &mut Tx,
+        firsts: &[usize],
+        customers: &[String],
+    ) -> Result<HashSet<usize>, Error> {
+        let asked: Vec<(usize, (MerchantId, &str))> = (firsts.iter().zip(customers))
+            .map(|(&at, customer)| (at, &self.candidates[at], customer.as_str()))
+            .filter(|(_, candidate, _)| candidate.stops_new_customer)
+            .map(|(at, candidate, customer)| (at, (candidate.order.tenant.merchant, customer)))
+            .collect();
         // Where no store has the rule this is all that it costs.
         if asked.is_empty() {
             return Ok(HashSet::new());
         }
-        let customer = |at: usize| {
-            let candidate = &self.candidates[at];
-            (candidate.order.tenant.merchant, candidate.customer_key.as_str())
-        };
-        let customers: Vec<(MerchantId, &str)> = asked.iter().map(|&at| customer(at)).collect();
+        let customers: Vec<(MerchantId, &str)> = asked.iter().map(|(_, customer)| *customer).collect();
         let known = known_customers(tx.conn(), &customers).await?;
-        let is_known = |at: usize| {
-            let (merchant, key) = customer(at);
-            known.contains(&(merchant, key.to_owned()))
+        Ok((asked.into_iter())
+            .filter(|(_, (merchant, key))| !known.contains(&(*merchant, (*key).to_owned())))
+            .map(|(at, _)| at)
+            .collect())
+    }
+
+    /// The pseudonyms of the customers: the keyed hashes, unless they were given up (O-34).
+    async fn customers(&self, tx: &mut Tx, firsts: &[usize]) -> Result<Vec<String>, Error> {
+        let keys: Vec<(MerchantId, &str)> = (firsts.iter().map(|&at| &self.candidates[at]))
+            .map(|candidate| (candidate.order.tenant.merchant, candidate.customer_key.as_str()))
+            .collect();
+        let given_up = customers::successors(tx.conn(), &keys).await?;
+        let customer = |(merchant, key): (MerchantId, &str)| {
+            let instead = given_up.get(&(merchant, key.to_owned()));
+            instead.cloned().unwrap_or_else(|| key.to_owned())
         };
-        Ok(asked.into_iter().filter(|&at| !is_known(at)).collect())
+        Ok(keys.into_iter().map(customer).collect())
     }
 
     async fn find_out(
@@ -375,7 +405,13 @@ fn answer(order: OrderId) -> Result<String, StoreError> {
     serde_json::to_string(&order).map_err(StoreError::other)
 }
 
-fn tell(at: usize, candidate: &Candidate, number: String, is_new_customer: bool) -> Numbered<'_> {
+fn tell(
+    at: usize,
+    candidate: &Candidate,
+    number: String,
+    customer_key: String,
+    is_new_customer: bool,
+) -> Numbered<'_> {
     let mut order = Cow::Borrowed(&candidate.order);
     let new = is_new_customer.then(|| hold(NEW_CUSTOMER, &candidate.order.state));
     if let Some(hold) = &new {
@@ -392,11 +428,13 @@ fn tell(at: usize, candidate: &Candidate, number: String, is_new_customer: bool)
     };
     let traceparent = candidate.traceparent.as_deref();
     let fact = events::placed_fact(&order);
-    let placed = if candidate.event.number == number {
+    let as_it_is = candidate.event.number == number && candidate.event.customer_key == customer_key;
+    let placed = if as_it_is {
         Told::new(about, &candidate.event, &fact, traceparent)
     } else {
         let event = OrderPlaced {
             number: number.clone(),
+            customer_key: customer_key.clone(),
             ..candidate.event.clone()
         };
         Told::new(about, &event, &fact, traceparent)
@@ -419,6 +457,7 @@ fn tell(at: usize, candidate: &Candidate, number: String, is_new_customer: bool)
         candidate,
         order,
         assigned: Assigned { number, hold: new },
+        customer_key,
         events,
         entries,
     }

@@ -176,6 +176,8 @@ pub enum Fact {
         /// What.
         paths: BTreeSet<Path>,
     },
+    /// Who ordered was forgotten.
+    ContactErased,
     /// It was stopped.
     Held {
         /// The hold.
@@ -333,6 +335,7 @@ impl Fact {
                 PaymentKind::Void => format!("Authorisation of {amount} given back by {provider}"),
             },
             Fact::Updated { paths } => updated(paths),
+            Fact::ContactErased => "Customer erased: contact, addresses, note and attributes".to_owned(),
             Fact::Held { reason, rule, .. } if rule.is_empty() => {
                 format!("On hold: {}", hold_reason(*reason))
             }

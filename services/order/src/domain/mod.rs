@@ -15,6 +15,7 @@
 //! | [`cancellation`] | which units of lines a cancellation takes, and what they cost |
 //! | [`edit`] | which lines come and which units go when what is ordered changes, and what that costs |
 //! | [`change`] | what may change after placement, and until when |
+//! | [`privacy`] | who a customer is, and which orders still need the person |
 //! | [`fact`] | what any service can tell about an order, and how it reads on the timeline |
 //! | [`tracking`] | what facts of other services do to the facets |
 //! | [`trail`] | the chain over a timeline that shows what was changed afterwards |
@@ -68,6 +69,7 @@ pub mod picture;
 pub mod presentment;
 pub mod pricing;
 pub mod replay;
+pub mod privacy;
 pub mod returns;
 pub mod review;
 pub mod state;

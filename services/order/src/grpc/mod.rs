@@ -3,6 +3,7 @@
 mod batch;
 mod change;
 mod edit;
+mod customers;
 mod find;
 mod import;
 mod parse;
@@ -23,6 +24,7 @@ use waybill_rpc::auth::Caller;
 use waybill_rpc::convert;
 use waybill_rpc::fault::to_status;
 
+pub(crate) use self::customers::CustomerGrpc;
 use crate::app::{Candidate, Follower, MAX_BATCH_GET, Orders, Outcome, Start};
 use crate::domain::order::{Order, Tenant};
 use crate::error::Error;

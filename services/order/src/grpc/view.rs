@@ -35,6 +35,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         edits,
         state,
     } = order;
+    let contact_erased = contact.is_none();
     let in_currency = InCurrency(terms.currency);
     let cancelled = |line: LineId| {
         let of_line = cancellations
@@ -121,6 +122,7 @@ pub(super) fn order(order: Order) -> proto::Order {
             .collect(),
         added: in_currency.money(state.money.added),
         due: in_currency.money(state.money.due()),
+        contact_erased,
     }
 }
 

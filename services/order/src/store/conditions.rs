@@ -17,8 +17,8 @@ use crate::domain::state::Status;
 const LAST: &str = "chr(1114111)";
 
 const SKU: &str = "lower(l.sku)";
-const EMAIL: &str = "lower(c.email) COLLATE \"C\"";
-const EXTERNAL_ID: &str = "c.customer_external_id COLLATE \"C\"";
+pub(super) const EMAIL: &str = "lower(c.email) COLLATE \"C\"";
+pub(super) const EXTERNAL_ID: &str = "c.customer_external_id COLLATE \"C\"";
 const NAME: &str = "lower(c.name) COLLATE \"C\"";
 const LAST_NAME: &str = "lower(split_part(rtrim(c.name), ' ', -1)) COLLATE \"C\"";
 
@@ -192,13 +192,13 @@ fn push_sku(sql: &mut Sql, sku: &str) {
     sql.push_bind(sku.to_owned());
 }
 
-fn push_email(sql: &mut Sql, email: &str) {
+pub(super) fn push_email(sql: &mut Sql, email: &str) {
     sql.push(format!(" AND c.email <> '' AND {EMAIL} = lower("));
     sql.push_bind(email.to_owned());
     sql.push("::text)");
 }
 
-fn push_external_id(sql: &mut Sql, id: &str) {
+pub(super) fn push_external_id(sql: &mut Sql, id: &str) {
     sql.push(format!(" AND c.customer_external_id <> '' AND {EXTERNAL_ID} = "));
     sql.push_bind(id.to_owned());
 }

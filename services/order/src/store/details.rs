@@ -77,7 +77,9 @@ pub(crate) async fn save(
     sqlx::query(
         "WITH contact AS (
              UPDATE order_contacts
-             SET customer_key = $4, email = $5, name = $6, phone = $7, shipping_address = $8, billing_address = $9,
+             SET customer_key = coalesce((SELECT p.successor FROM order_pseudonyms p
+                                          WHERE p.merchant_id = $2 AND p.customer_key = $4), $4),
+                 email = $5, name = $6, phone = $7, shipping_address = $8, billing_address = $9,
                  note = $10
              WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3 AND $11
          ),

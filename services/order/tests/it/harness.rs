@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::time::FakeClock;
 use waybill_order::{App, Config, Deps};
+use waybill_proto::waybill::order::v1::customer_service_client::CustomerServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
 use waybill_service::StartError;
@@ -29,6 +30,8 @@ pub(crate) const PEERS_AWAY: [(&str, &str); 3] = [
 ];
 
 pub(crate) type Client = OrderServiceClient<Channel>;
+
+pub(crate) type Customers = CustomerServiceClient<Channel>;
 
 /// A process of the order service.
 pub(crate) struct Service {
@@ -143,6 +146,21 @@ impl Service {
             self.auth
                 .source(merchant, stores, &["orders:read", "orders:write"]),
         )
+    }
+
+    /// A client for the customers of a merchant, for these stores; for all when none is named.
+    pub(crate) fn customers_of(&self, merchant: MerchantId, stores: &[StoreId]) -> Customers {
+        let scopes = ["customers:read", "customers:erase"];
+        let token = self.auth.source(merchant, stores, &scopes);
+        let channel = client::connect(&self.url, token, "test").expect("our own address");
+        CustomerServiceClient::new(channel).max_decoding_message_size(64 << 20)
+    }
+
+    /// Ends the service in the middle of whatever it does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
     }
 
     /// A superuser's look at the service's tables.

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::{Backbone, Log, NewEvent, Peers, identity_check};
 use waybill_kernel::id::OrderId;
+use waybill_order::Config;
 use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_rpc::server::{Limits, Server};
 use waybill_runtime::service::CommonConfig;
@@ -97,6 +98,11 @@ pub(crate) struct House {
 impl House {
     /// Starts all four.
     pub(crate) async fn start() -> Result<House> {
+        House::start_with(|_| {}).await
+    }
+
+    /// Starts all four, the order service with other settings.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Result<House> {
         let db = database(&["order", "fulfillment", "refund", "notification"]).await;
         let (nats, auth) = (nats().await, Auth::new());
         let fulfillment = Teller::start("fulfillment", &db, &nats, &auth).await?;
@@ -107,7 +113,7 @@ impl House {
             ("refund", refund.url.as_str()),
             ("notification", notification.url.as_str()),
         ];
-        let service = start_on(db, nats, auth, &peers, |_| {}).await;
+        let service = start_on(db, nats, auth, &peers, change).await;
         Ok(House {
             service,
             fulfillment,

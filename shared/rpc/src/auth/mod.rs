@@ -19,9 +19,11 @@ pub use issuer::Issuer;
 pub use verifier::{AuthError, Keys, KeysError, Verifier};
 
 /// The scopes that methods name.
-pub const SCOPES: [&str; 15] = [
+pub const SCOPES: [&str; 17] = [
     "orders:read",
     "orders:write",
+    "customers:read",
+    "customers:erase",
     "fulfillment:read",
     "fulfillment:write",
     "refunds:read",
