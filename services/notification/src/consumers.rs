@@ -10,23 +10,24 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 use waybill_events::{Event, Fold, FoldError, Projection, Reaction};
 use waybill_kernel::id::{NotificationId, OrderId};
+use waybill_kernel::time;
 use waybill_proto::waybill::fulfillment::v1 as fulfillment;
 use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as refund;
 
-use crate::app;
-use crate::domain::notification::Planned;
+use crate::domain::notification::{Planned, State, reason};
 use crate::domain::stage::Stage;
 use crate::domain::turn::Matter;
-use crate::store;
+use crate::{app, store};
 
 /// The services whose events customers are told of.
 pub const SOURCES: [&str; 3] = ["order", "fulfillment", "refund"];
 
 /// The types of events that something follows from.
-const HANDLED: [&str; 14] = [
+const HANDLED: [&str; 15] = [
     "waybill.order.v1.OrderPlaced",
     "waybill.order.v1.OrderCancelled",
+    "waybill.order.v1.OrderContactErased",
     "waybill.fulfillment.v1.ShipmentShipped",
     "waybill.fulfillment.v1.ShipmentStatusChanged",
     "waybill.fulfillment.v1.ShipmentDelivered",
@@ -42,8 +43,10 @@ const HANDLED: [&str; 14] = [
 ];
 
 /// The fold of the service.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Messages {
+    /// Now.
+    pub clock: time::Shared,
     /// Between the last delivery and the question how it was.
     pub feedback_delay: Duration,
 }
@@ -102,11 +105,39 @@ impl Fold for Messages {
         for one in planned.iter().filter(|one| fresh.contains(&one.id)) {
             reaction.enqueue(app::job_of_planned(one));
         }
-        Ok(())
+        self.forget(reaction, events).await
     }
 }
 
 impl Messages {
+    /// What still waits to be told to a customer who was erased never is (N-8). A message that is being handed over at this
+    /// moment ends by itself: its next try asks the order service.
+    async fn forget(&self, reaction: &mut Reaction<'_>, events: &[Event]) -> Result<(), FoldError> {
+        let erased: HashMap<Uuid, &Event> = (events.iter())
+            .filter(|event| event.is::<order::OrderContactErased>())
+            .map(|event| (event.key, event))
+            .collect();
+        if erased.is_empty() {
+            return Ok(());
+        }
+        let orders: Vec<Uuid> = erased.keys().copied().collect();
+        let now = self.clock.now();
+        let suppressed = store::suppress(reaction.conn(), &orders, reason::CONTACT_ERASED).await?;
+        for (notification, version) in suppressed {
+            let told = crate::events::ended(
+                &notification,
+                State::Suppressed,
+                reason::CONTACT_ERASED,
+                version,
+                now,
+            );
+            if let Some((told, cause)) = told.zip(erased.get(&notification.order.uuid())) {
+                reaction.append(told.caused_by(cause));
+            }
+        }
+        Ok(())
+    }
+
     fn plan(&self, event: &Event, stage: Stage, subject: Uuid) -> Result<Planned, FoldError> {
         let delay = if stage.is_follow_up() {
             self.feedback_delay
@@ -259,6 +290,7 @@ mod tests {
         let mut contract = [
             order::OrderPlaced::full_name(),
             order::OrderCancelled::full_name(),
+            order::OrderContactErased::full_name(),
             fulfillment::ShipmentShipped::full_name(),
             fulfillment::ShipmentStatusChanged::full_name(),
             fulfillment::ShipmentDelivered::full_name(),

@@ -103,6 +103,7 @@ impl App {
                 clock: Arc::clone(&deps.clock),
             };
             let messages = Messages {
+                clock: Arc::clone(&deps.clock),
                 feedback_delay: config.feedback_delay,
             };
             let rpcs = NotificationServiceServer::new(Grpc::new(base.db().clone(), deps.clock, renderer))

@@ -29,6 +29,8 @@ pub struct Addressed {
     pub locale: String,
     /// What it says.
     pub facts: Facts,
+    /// Whether the customer was erased: nothing more is sent.
+    pub erased: bool,
 }
 
 /// Why an owner did not say what was asked. The status of a peer may name what it was asked for: only its code is kept.
@@ -89,6 +91,7 @@ impl Owners {
             email: customer.email,
             locale: order.locale,
             facts,
+            erased: order.contact_erased,
         })
     }
 

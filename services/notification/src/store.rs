@@ -293,6 +293,26 @@ pub async fn finish(
     .await?)
 }
 
+/// Suppresses what is scheduled about orders; returns each with its version.
+pub async fn suppress(
+    conn: &mut PgConnection,
+    orders: &[Uuid],
+    reason: &str,
+) -> Result<Vec<(Notification, i64)>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE notifications SET state = 'suppressed', reason = $2
+         WHERE order_id = ANY ($1) AND state = 'scheduled'
+         RETURNING *",
+    )
+    .bind(orders)
+    .bind(reason)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((notification_of(row)?, row.try_get("version")?)))
+        .collect()
+}
+
 /// Notes why a scheduled notification waits.
 pub async fn suspend(conn: &mut PgConnection, id: NotificationId, reason: &str) -> Result<(), StoreError> {
     sqlx::query("UPDATE notifications SET reason = $2 WHERE notification_id = $1 AND state = 'scheduled'")

@@ -98,7 +98,12 @@ impl Sender {
 
     async fn send(&self, job: &Job, notification: &Notification, brand: &Brand) -> Result<Done, JobError> {
         let last = job.attempt >= self.max_attempts;
-        let Addressed { email, locale, facts } = match self.owners.facts(notification, brand).await {
+        let Addressed {
+            email,
+            locale,
+            facts,
+            erased,
+        } = match self.owners.facts(notification, brand).await {
             Ok(addressed) => addressed,
             Err(OwnerError::NotFound) if last => {
                 let reason = reason::SUBJECT_NOT_FOUND;
@@ -107,6 +112,11 @@ impl Sender {
             Err(_) if last => return Ok(Done::Again { after: OWNER_PAUSE }),
             Err(error) => return Err(JobError::retry(error.to_string())),
         };
+        if erased {
+            return self
+                .finish(job, notification, State::Suppressed, reason::CONTACT_ERASED)
+                .await;
+        }
         if email.is_empty() {
             return self
                 .finish(job, notification, State::Suppressed, reason::NO_ADDRESS)

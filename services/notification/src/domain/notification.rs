@@ -19,6 +19,8 @@ pub mod reason {
     pub const SHIPMENT_OPEN: &str = "SHIPMENT_OPEN";
     /// Suppressed: the customer left no address.
     pub const NO_ADDRESS: &str = "NO_ADDRESS";
+    /// Suppressed: the customer was erased.
+    pub const CONTACT_ERASED: &str = "CONTACT_ERASED";
     /// Failed: the mail server refused it for good.
     pub const SMTP_REJECTED: &str = "SMTP_REJECTED";
     /// Failed: the mail server did not take it in any of the tries.

@@ -5,6 +5,7 @@
 
 mod backbone;
 mod brand;
+mod erased;
 mod follow_up;
 mod lists;
 mod mails;

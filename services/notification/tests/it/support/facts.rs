@@ -213,6 +213,18 @@ impl Facts {
         )
     }
 
+    /// The customer was forgotten: the event, and what the order service answers from then on.
+    pub fn erased(&self, owners: &StandIn) -> Event {
+        self.change_order(owners, |order| {
+            order.customer = Some(order::Customer::default());
+            order.contact_erased = true;
+        });
+        let message = order::OrderContactErased {
+            order_id: self.order.to_string(),
+        };
+        self.event("order", &message)
+    }
+
     pub fn shipped(&self) -> Event {
         self.event("fulfillment", &self.shipped_message())
     }

@@ -123,6 +123,10 @@ impl World {
             ..DatabaseConfig::default()
         };
         let db = Db::connect(&own, "notification").await?;
+        let messages = Messages {
+            clock: clock.shared(),
+            feedback_delay: config.feedback_delay,
+        };
         Ok(Self {
             merchant,
             store: StoreId::generate(),
@@ -134,9 +138,7 @@ impl World {
             url,
             mails,
             owners,
-            messages: Messages {
-                feedback_delay: config.feedback_delay,
-            },
+            messages,
             config,
             numbers: AtomicU32::new(1000),
             shutdown,
