@@ -8,6 +8,7 @@
 //! | `OrderReleased` | the order may ship again, once no other hold is open |
 //! | `OrderCancelled` | what it holds is let go |
 //! | `OrderLinesCancelled` | units no longer wait or are no longer reserved; who waits gets what that frees |
+//! | `OrderContactErased` | what carriers wrote about its parcels is emptied, and not kept from here on |
 //! | any other of the order service | its version is known |
 //! | `ReturnReceived` | units to be sold again lie where they left from, and waiting orders get them |
 //!
@@ -23,7 +24,8 @@ use waybill_events::{Fold, FoldError, Projection, Reaction};
 use waybill_kernel::id::{Id, LineId, OrderId};
 use waybill_kernel::time;
 use waybill_proto::waybill::order::v1::{
-    OrderCancelled, OrderHeld, OrderLinesCancelled, OrderPlaced, OrderReleased, PaymentRecorded,
+    OrderCancelled, OrderContactErased, OrderHeld, OrderLinesCancelled, OrderPlaced, OrderReleased,
+    PaymentRecorded,
 };
 use waybill_proto::waybill::refund::v1::ReturnReceived;
 use waybill_store::StoreError;
@@ -151,6 +153,8 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
             }
         } else if event.is::<OrderCancelled>() {
             facts.cancelled.insert(order);
+        } else if event.is::<OrderContactErased>() {
+            facts.erased.insert(order);
         } else if let Some(received) = event.as_a::<ReturnReceived>()? {
             for line in received.lines.iter().filter(|line| line.disposition == RESTOCK) {
                 let id: LineId = id(event, "line_id", &line.line_id)?;

@@ -15,7 +15,7 @@ use super::allot::{self, Changes, Settled};
 use crate::domain::release::Cancelled;
 use crate::domain::stock::Sku;
 use crate::store::projection::{self, PlacedOrder};
-use crate::store::stock;
+use crate::store::{stock, tracking};
 
 /// What a batch of events tells.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Facts {
     pub versions: BTreeMap<OrderId, i64>,
     /// Cancelled orders.
     pub cancelled: BTreeSet<OrderId>,
+    /// Orders whose customer was forgotten.
+    pub erased: BTreeSet<OrderId>,
     /// Cancelled units of orders that go on.
     pub units_cancelled: BTreeMap<(OrderId, LineId), Cancelled>,
     /// Units that came back and are to be sold again.
@@ -47,14 +49,22 @@ impl Facts {
         projection::place(conn, &self.placed).await?;
         projection::pay(conn, &self.payments).await?;
         projection::hold(conn, &self.held, &self.released).await?;
+        projection::erase(conn, &self.erased).await?;
         projection::see_versions(conn, &self.versions).await
     }
 
-    /// Reserves stock for new orders, lets go of what cancelled ones hold, puts returned goods back on the shelf.
+    /// Reserves stock for new orders, lets go of what cancelled ones hold, puts returned goods back on the shelf, empties what
+    /// carriers wrote about those whose customer was forgotten.
     ///
     /// # Errors
     /// As the database answers.
     pub async fn react(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
+        let settled = self.settle(conn, now).await?;
+        tracking::forget(conn, &self.erased).await?;
+        Ok(settled)
+    }
+
+    async fn settle(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
         if self.placed.is_empty()
             && self.cancelled.is_empty()
             && self.units_cancelled.is_empty()

@@ -2,7 +2,7 @@
 //!
 //! Every write may be repeated, so that a rebuild, which runs through the log from its beginning, ends where it was.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -191,6 +191,18 @@ pub async fn hold(
     .bind(released)
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// Notes that the customers of orders were forgotten.
+pub async fn erase(conn: &mut PgConnection, orders: &BTreeSet<OrderId>) -> Result<(), StoreError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE orders SET contact_erased = true WHERE order_id = ANY ($1) AND NOT contact_erased")
+        .bind(orders.iter().map(|order| order.uuid()).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

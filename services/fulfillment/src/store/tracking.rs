@@ -176,7 +176,8 @@ pub async fn heard_before(
         .collect()
 }
 
-/// Keeps new scans.
+/// Keeps new scans; what a carrier wrote about an order whose customer was forgotten is left out (F-11). The orders are
+/// locked.
 pub async fn insert(
     conn: &mut PgConnection,
     scans: &[NewScan<'_>],
@@ -188,8 +189,14 @@ pub async fn insert(
     sqlx::query(
         "INSERT INTO tracking_events (tracking_event_id, shipment_id, status, location, description, occurred_at,
                                       source_event_id, recorded_at)
-         SELECT s.*, $8
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[]) AS s",
+         SELECT s.id, s.shipment_id, s.status, CASE WHEN e.erased THEN '' ELSE s.location END,
+                CASE WHEN e.erased THEN '' ELSE s.description END, s.occurred_at, s.source_event_id, $8
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+              AS s (id, shipment_id, status, location, description, occurred_at, source_event_id)
+         CROSS JOIN LATERAL (
+             SELECT EXISTS (SELECT FROM shipments h JOIN orders o ON o.order_id = h.order_id
+                            WHERE h.shipment_id = s.shipment_id AND o.contact_erased) AS erased
+         ) e",
     )
     .bind(scans.iter().map(|new| new.id.uuid()).collect::<Vec<_>>())
     .bind(scans.iter().map(|new| new.scan.shipment.uuid()).collect::<Vec<_>>())
@@ -199,6 +206,33 @@ pub async fn insert(
     .bind(scans.iter().map(|new| new.scan.occurred_at).collect::<Vec<_>>())
     .bind(scans.iter().map(|new| new.scan.source_event_id.as_str()).collect::<Vec<_>>())
     .bind(recorded_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Empties what carriers wrote about the parcels of orders whose customer was forgotten (F-11): texts, and the address of
+/// the carrier's page, which may carry a post code. The carrier's number stays: scans are recognised by it.
+///
+/// Locks the orders, so that a scan which is being kept meanwhile is either found here or finds the customer forgotten.
+pub async fn forget(conn: &mut PgConnection, orders: &BTreeSet<OrderId>) -> Result<(), StoreError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let orders: Vec<Uuid> = orders.iter().map(|order| order.uuid()).collect();
+    sqlx::query("SELECT FROM fulfillments WHERE order_id = ANY ($1) ORDER BY order_id FOR NO KEY UPDATE")
+        .bind(&orders)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query(
+        "WITH parcels AS (
+             UPDATE shipments SET tracking_url = '' WHERE order_id = ANY ($1) AND tracking_url <> ''
+         )
+         UPDATE tracking_events t SET location = '', description = ''
+         FROM shipments s
+         WHERE s.order_id = ANY ($1) AND t.shipment_id = s.shipment_id AND (t.location <> '' OR t.description <> '')",
+    )
+    .bind(&orders)
     .execute(conn)
     .await?;
     Ok(())

@@ -360,3 +360,41 @@ async fn five_hundred_updates_are_taken_at_once() -> anyhow::Result<()> {
     world.end().await?;
     Ok(())
 }
+
+/// F-11: what carriers wrote is gone once the customer was erased, also what they say afterwards; what happened stays.
+#[tokio::test]
+async fn what_carriers_wrote_goes_with_the_customer() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let shipped = world.shipped(2).await?;
+    let ((erased, parcel), (_, other)) = (&shipped[0], &shipped[1]);
+    for shipment in [parcel, other] {
+        world.track(vec![world.scan(shipment, InTransit, -20)]).await?;
+    }
+    let texts = async |shipment: &proto::Shipment| {
+        let seen = world.shipment(&shipment.shipment_id).await.expect("it is there");
+        let scans = seen.tracking_events.iter();
+        let texts: Vec<String> = scans
+            .map(|scan| format!("{}/{}", scan.location, scan.description))
+            .collect();
+        (texts, seen.tracking_url)
+    };
+    let before = texts(parcel).await;
+    assert_eq!(before.0, ["Köln/seen"], "the check can fail");
+
+    world.feed(&[erased.erased(5)]).await?;
+    assert_eq!(texts(parcel).await, (vec!["/".to_owned()], String::new()));
+    assert_eq!(texts(other).await.0, ["Köln/seen"]);
+    // A late scan moves the parcel and says nothing of anybody; the same scan again is known.
+    for result in [Advanced, Duplicate] {
+        let told = world.track(vec![world.scan(parcel, Delivered, -10)]).await?;
+        assert_eq!(told, [(result, Delivered)]);
+    }
+    assert_eq!(
+        texts(parcel).await,
+        (vec!["/".to_owned(), "/".to_owned()], String::new())
+    );
+    // A rebuild comes to the same.
+    world.project(&[erased.erased(5)]).await?;
+    world.end().await?;
+    Ok(())
+}

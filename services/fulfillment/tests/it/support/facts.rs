@@ -117,6 +117,14 @@ impl Order {
         self.event("order", version, &self.payment_message(kind))
     }
 
+    /// The customer was forgotten.
+    pub fn erased(&self, version: i64) -> Event {
+        let message = order::OrderContactErased {
+            order_id: self.id.to_string(),
+        };
+        self.event("order", version, &message)
+    }
+
     pub fn cancelled(&self, version: i64) -> Event {
         self.event("order", version, &self.cancelled_message())
     }
