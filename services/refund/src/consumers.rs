@@ -8,6 +8,7 @@
 //! | `order.OrderCancelled` | note of it; a job that pays everything back |
 //! | `order.OrderLinesCancelled` | a job that pays back what was captured for exactly these units |
 //! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
+//! | `order.OrderContactErased` | what was written to the customer about declined returns is emptied |
 //! | any other of the order's | the version that was seen |
 //!
 //! Nothing is paid here: what follows is a job.
@@ -24,8 +25,8 @@ use waybill_kernel::slots::LineCut;
 use waybill_kernel::time;
 use waybill_proto::waybill::fulfillment::v1::{LineQuantity, ShipmentDelivered, ShipmentShipped};
 use waybill_proto::waybill::order::v1::{
-    CancelledLine, OrderCancelled, OrderEdited, OrderLinesCancelled, OrderPlaced, PaymentRecorded,
-    PlacedLine as ToldLine, PlacedTax,
+    CancelledLine, OrderCancelled, OrderContactErased, OrderEdited, OrderLinesCancelled, OrderPlaced,
+    PaymentRecorded, PlacedLine as ToldLine, PlacedTax,
 };
 use waybill_store::jobs::NewJob;
 
@@ -113,6 +114,9 @@ impl Fold for RefundFold {
     }
 
     async fn react(&self, reaction: &mut Reaction<'_>, events: &[Event]) -> Result<(), FoldError> {
+        let erased = events.iter().filter(|event| event.is::<OrderContactErased>());
+        let erased: Vec<Uuid> = erased.map(|event| event.key).collect();
+        store::returns::forget(reaction.conn(), &erased).await?;
         let mut late = Vec::new();
         for event in events {
             if event.is::<OrderCancelled>() {

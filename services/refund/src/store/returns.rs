@@ -47,6 +47,18 @@ pub async fn insert(conn: &mut PgConnection, tenant: Tenant, new: &Return) -> Re
     Ok(())
 }
 
+/// Empties the reasons that were written to the customers of orders who are forgotten.
+pub async fn forget(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), StoreError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE returns SET decline_reason = '' WHERE order_id = ANY ($1) AND decline_reason <> ''")
+        .bind(orders)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Writes what changed of a return, and answers with the version it has now.
 pub async fn update(conn: &mut PgConnection, changed: &Return) -> Result<i64, StoreError> {
     let version: i64 = sqlx::query_scalar(

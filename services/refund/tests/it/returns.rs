@@ -3,6 +3,7 @@
 use anyhow::Result;
 use chrono::TimeDelta;
 use waybill_kernel::id::LineId;
+use waybill_proto::waybill::order::v1::OrderContactErased;
 use waybill_proto::waybill::refund::v1 as proto;
 use waybill_refund::app::approve_refund::ApproveRefund;
 use waybill_refund::app::decide_return::{DecideReturn, Verdict};
@@ -207,6 +208,20 @@ async fn a_declined_return_lets_its_units_go() -> Result<()> {
         Err(Error::IllegalTransition(_))
     ));
     assert_eq!(bench.refund_units(&order, 0, 2).await?.amount, 1_000);
+    bench.audit(&order).await?;
+
+    // what was written to a customer who is forgotten goes, and is no change that anybody hears of.
+    let erased = OrderContactErased {
+        order_id: order.order_id.to_string(),
+    };
+    let erased = bench.event("order", order.order_id, 9, &erased);
+    bench.fold(&[erased]).await?;
+    let (reason, version): (String, i64) =
+        sqlx::query_as("SELECT decline_reason, version FROM returns WHERE return_id = $1")
+            .bind(declined.return_id.uuid())
+            .fetch_one(bench.db.pool())
+            .await?;
+    assert_eq!((reason.as_str(), version), ("", declined.version));
     bench.audit(&order).await
 }
 
