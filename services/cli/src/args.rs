@@ -2,6 +2,7 @@
 
 mod changes;
 mod consumers;
+mod customers;
 mod events;
 mod history;
 mod imports;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use changes::{AddressArgs, CancelArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
+pub use customers::{CustomerArgs, CustomersCommand};
 pub use events::{EventsCommand, WantedArgs};
 pub use history::{RebuildArgs, TimelineArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
@@ -73,6 +75,9 @@ pub enum Command {
     /// Import, find, read, export, change, hold, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
+    /// Hand out what is held of a customer, or forget the customer.
+    #[command(subcommand)]
+    Customers(CustomersCommand),
     /// Ship orders, record what carriers say, look at stock.
     #[command(subcommand)]
     Shipments(ShipmentsCommand),

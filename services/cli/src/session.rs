@@ -14,6 +14,7 @@ use waybill_proto::waybill::events::v1::history_service_client::HistoryServiceCl
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::jobs::v1::job_service_client::JobServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
+use waybill_proto::waybill::order::v1::customer_service_client::CustomerServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, get_order_request};
 use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
@@ -194,6 +195,11 @@ impl Session {
     /// Client of the order service.
     pub fn orders(&self) -> anyhow::Result<OrderServiceClient<Channel>> {
         Ok(OrderServiceClient::new(self.channel("order")?).max_decoding_message_size(64 << 20))
+    }
+
+    /// Client of the order service, for what concerns customers.
+    pub fn customers(&self) -> anyhow::Result<CustomerServiceClient<Channel>> {
+        Ok(CustomerServiceClient::new(self.channel("order")?).max_decoding_message_size(64 << 20))
     }
 
     /// Client of the fulfillment service.

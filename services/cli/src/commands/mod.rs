@@ -3,6 +3,7 @@
 pub mod analytics;
 mod changes;
 pub mod consumers;
+pub mod customers;
 pub mod events;
 pub mod find;
 mod followers;

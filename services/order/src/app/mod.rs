@@ -5,8 +5,8 @@
 
 mod cancel;
 mod cancel_lines;
-mod edit;
 mod customer_data;
+mod edit;
 mod find;
 mod hold;
 mod import;
@@ -30,8 +30,8 @@ use waybill_store::{Db, StoreError};
 
 pub(crate) use self::cancel::Cancel;
 pub(crate) use self::cancel_lines::CancelUnits;
-pub(crate) use self::edit::{NewEdit, Preview, refusal as edit_refusal};
 pub(crate) use self::customer_data::{CustomerExport, Held};
+pub(crate) use self::edit::{NewEdit, Preview, refusal as edit_refusal};
 pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::import::{Importing, Imports};

@@ -2,8 +2,8 @@
 
 mod batch;
 mod change;
-mod edit;
 mod customers;
+mod edit;
 mod find;
 mod import;
 mod parse;

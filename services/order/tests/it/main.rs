@@ -3,9 +3,9 @@
 mod batch;
 mod cancel;
 mod cancel_lines;
+mod customers;
 mod edit;
 mod edit_races;
-mod customers;
 mod export;
 mod faults;
 mod feed;
