@@ -9,6 +9,7 @@
 //! | `OrderCancelled` | what it holds is let go |
 //! | `OrderLinesCancelled` | units no longer wait or are no longer reserved; who waits gets what that frees |
 //! | `OrderContactErased` | what carriers wrote about its parcels is emptied, and not kept from here on |
+//! | `OrderEdited` | added lines are reserved or wait, as old as their order; removed units as if they were cancelled |
 //! | any other of the order service | its version is known |
 //! | `ReturnReceived` | units to be sold again lie where they left from, and waiting orders get them |
 //!
@@ -24,8 +25,8 @@ use waybill_events::{Fold, FoldError, Projection, Reaction};
 use waybill_kernel::id::{Id, LineId, OrderId};
 use waybill_kernel::time;
 use waybill_proto::waybill::order::v1::{
-    OrderCancelled, OrderContactErased, OrderHeld, OrderLinesCancelled, OrderPlaced, OrderReleased,
-    PaymentRecorded,
+    self as order, CancelledLine, OrderCancelled, OrderContactErased, OrderEdited, OrderHeld,
+    OrderLinesCancelled, OrderPlaced, OrderReleased, PaymentRecorded,
 };
 use waybill_proto::waybill::refund::v1::ReturnReceived;
 use waybill_store::StoreError;
@@ -33,7 +34,7 @@ use waybill_store::StoreError;
 use crate::app::follow_orders::Facts;
 use crate::app::give_stock;
 use crate::domain::stock::Sku;
-use crate::store::projection::{self, PlacedLine, PlacedOrder};
+use crate::store::projection::{self, AddedLines, PlacedLine, PlacedOrder};
 
 /// The service whose orders are fulfilled.
 const ORDER: &str = "order";
@@ -91,12 +92,18 @@ impl Fold for Follow {
         let own: HashMap<Uuid, &Event> = events
             .iter()
             .filter(|event| {
-                event.is::<OrderPlaced>() || event.is::<OrderCancelled>() || event.is::<OrderLinesCancelled>()
+                event.is::<OrderPlaced>()
+                    || event.is::<OrderEdited>()
+                    || event.is::<OrderCancelled>()
+                    || event.is::<OrderLinesCancelled>()
             })
             .map(|event| (event.key, event))
             .collect();
         let freed = events.iter().find(|event| {
-            event.is::<OrderCancelled>() || event.is::<OrderLinesCancelled>() || event.is::<ReturnReceived>()
+            event.is::<OrderCancelled>()
+                || event.is::<OrderLinesCancelled>()
+                || event.is::<OrderEdited>()
+                || event.is::<ReturnReceived>()
         });
         for announcement in &settled.announcements {
             let cause = own.get(&announcement.order.uuid()).copied().or(freed);
@@ -141,16 +148,10 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
             let hold = uuid(event, "hold_id", &released.hold_id)?;
             facts.released.push((order, hold));
         } else if let Some(lines) = event.as_a::<OrderLinesCancelled>()? {
-            for line in lines.lines.iter().filter(|line| !line.digital) {
-                let id: LineId = id(event, "line_id", &line.line_id)?;
-                let units = units(event, line.quantity)?;
-                let cancelled = facts.units_cancelled.entry((order, id)).or_default();
-                if lines.restock {
-                    cancelled.restock += units;
-                } else {
-                    cancelled.lost += units;
-                }
-            }
+            cancel_units(&mut facts, event, &lines.lines, lines.restock)?;
+        } else if let Some(edited) = event.as_a::<OrderEdited>()? {
+            cancel_units(&mut facts, event, &edited.removed, edited.restock)?;
+            add_lines(&mut facts, event, edited)?;
         } else if event.is::<OrderCancelled>() {
             facts.cancelled.insert(order);
         } else if event.is::<OrderContactErased>() {
@@ -174,6 +175,56 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
     Ok(facts)
 }
 
+fn cancel_units(
+    facts: &mut Facts,
+    event: &Event,
+    lines: &[CancelledLine],
+    restock: bool,
+) -> Result<(), FoldError> {
+    for line in lines.iter().filter(|line| !line.digital) {
+        let id: LineId = id(event, "line_id", &line.line_id)?;
+        let units = units(event, line.quantity)?;
+        let cancelled = facts.units_cancelled.entry((event.key.into(), id)).or_default();
+        if restock {
+            cancelled.restock += units;
+        } else {
+            cancelled.lost += units;
+        }
+    }
+    Ok(())
+}
+
+/// Lines that an edit added. Those of an order that is placed in the same batch are lines of it from the beginning.
+fn add_lines(facts: &mut Facts, event: &Event, edited: OrderEdited) -> Result<(), FoldError> {
+    let order = OrderId::from(event.key);
+    let costs_nothing = edited.due_minor == 0;
+    let lines = placed_lines(event, edited.added)?;
+    if let Some(placed) = facts.placed.iter_mut().find(|placed| placed.order == order) {
+        placed.lines.extend(lines);
+        placed.costs_nothing = costs_nothing;
+    } else {
+        facts.added.push(AddedLines {
+            order,
+            lines,
+            costs_nothing,
+        });
+    }
+    Ok(())
+}
+
+fn placed_lines(event: &Event, lines: Vec<order::PlacedLine>) -> Result<Vec<PlacedLine>, FoldError> {
+    let read = |line: order::PlacedLine| {
+        Ok(PlacedLine {
+            line: id(event, "line_id", &line.line_id)?,
+            units: units(event, line.quantity)?,
+            sku: Sku::known(line.sku),
+            digital: line.digital,
+            cancelled: 0,
+        })
+    };
+    lines.into_iter().map(read).collect()
+}
+
 fn placed_order(event: &Event, placed: OrderPlaced) -> Result<PlacedOrder, FoldError> {
     let order: OrderId = id(event, "order_id", &placed.order_id)?;
     if order.uuid() != event.key {
@@ -187,19 +238,7 @@ fn placed_order(event: &Event, placed: OrderPlaced) -> Result<PlacedOrder, FoldE
         .placed_at
         .and_then(|time| DateTime::<Utc>::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?))
         .ok_or_else(|| poison(event, "placed_at is missing or no time"))?;
-    let lines = placed
-        .lines
-        .into_iter()
-        .map(|line| {
-            Ok(PlacedLine {
-                line: id(event, "line_id", &line.line_id)?,
-                units: units(event, line.quantity)?,
-                sku: Sku::known(line.sku),
-                digital: line.digital,
-                cancelled: 0,
-            })
-        })
-        .collect::<Result<_, FoldError>>()?;
+    let lines = placed_lines(event, placed.lines)?;
     Ok(PlacedOrder {
         order,
         merchant: event.merchant,

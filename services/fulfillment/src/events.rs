@@ -47,7 +47,10 @@ pub enum News {
     /// The order was cancelled and what it held was let go.
     Released,
     /// Units of the order were cancelled and let go.
-    UnitsReleased,
+    UnitsReleased {
+        /// When the last of what is left had arrived; none when something is still to arrive, or nothing is left.
+        delivered_at: Option<DateTime<Utc>>,
+    },
     /// Goods were handed to a carrier.
     Shipped {
         /// The shipment.
@@ -98,10 +101,12 @@ impl Announcement {
             News::Released => self.about_order(&proto::ReservationReleased {
                 order_id,
                 reason: ORDER_CANCELLED.to_owned(),
+                order_delivered_at: None,
             }),
-            News::UnitsReleased => self.about_order(&proto::ReservationReleased {
+            News::UnitsReleased { delivered_at } => self.about_order(&proto::ReservationReleased {
                 order_id,
                 reason: LINES_CANCELLED.to_owned(),
+                order_delivered_at: delivered_at.map(to_timestamp),
             }),
             News::Shipped {
                 shipment,

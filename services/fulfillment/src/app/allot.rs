@@ -1,5 +1,5 @@
 //! Reserves stock for orders, the oldest first. Whatever changes free stock or adds an order goes through here: orders
-//! placed and cancelled (as a whole or in part), goods that came back, deliveries.
+//! placed, edited and cancelled (as a whole or in part), goods that came back, deliveries.
 //!
 //! The caller has locked the skus, so all that is read here stays true until the end of the transaction. Everything is
 //! read, decided and written for the whole batch; the number of statements does not grow with it.
@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use waybill_kernel::id::{LineId, MerchantId, OrderId, ShipmentId};
 use waybill_store::StoreError;
 
+use super::late;
 use crate::domain::allocation::{self, Claim, Pool, Take, Want, share_out};
 use crate::domain::progress::Progress;
 use crate::domain::release::{Cancelled, Held, let_go};
@@ -19,7 +20,7 @@ use crate::domain::shipment::Parcel;
 use crate::domain::stock::Sku;
 use crate::events::{Announcement, News};
 use crate::store::orders::{self, OrderRow};
-use crate::store::projection::{PlacedLine, PlacedOrder};
+use crate::store::projection::{Latecomer, PlacedLine, PlacedOrder};
 use crate::store::queue::{self, Front, NewBackorder};
 use crate::store::shipments;
 use crate::store::stock::{self, LockedSkus, Move, Shelf, StockKey};
@@ -32,6 +33,8 @@ pub const AT_ONCE: i64 = 1_000;
 pub struct Changes<'a> {
     /// New orders; each once.
     pub placed: &'a [PlacedOrder],
+    /// Lines that came to orders that were taken in before.
+    pub late: Vec<Latecomer>,
     /// Orders that were cancelled.
     pub cancelled: BTreeSet<OrderId>,
     /// Cancelled units of orders that were taken in before and go on.
@@ -59,6 +62,8 @@ pub async fn settle(
     changes: &Changes<'_>,
     now: DateTime<Utc>,
 ) -> Result<Settled, StoreError> {
+    // What came later waits first, as old as its order, and is then served like all who wait (F-4).
+    queue::join(conn, locked, &late::backorders(changes)).await?;
     let mut shelves = stock::shelves(conn, locked).await?;
     let mut moves = Moves::default();
     let released = let_go_of_units(conn, locked, changes, &mut moves).await?;
@@ -269,6 +274,8 @@ struct Outcome {
     waited: BTreeSet<OrderId>,
     /// Cancelled units of older ones.
     released: Units,
+    /// Of those, the ones of which all that is left has arrived, with the time of the last arrival.
+    arrived: BTreeMap<OrderId, DateTime<Utc>>,
     /// Versions of the older ones, once they are written.
     versions: BTreeMap<OrderId, i64>,
 }
@@ -310,11 +317,17 @@ impl Outcome {
             .iter()
             .chain(shares.keys())
             .chain(released.keys())
+            .chain(changes.late.iter().map(|line| &line.order))
             .filter(|order| !placed.contains_key(order))
             .copied()
             .collect();
         let mut older = orders::lock(conn, &touched).await?;
         older.retain(|order, row| !changes.cancelled.contains(order) || !row.progress.cancelled);
+        for line in &changes.late {
+            if let Some(row) = older.get_mut(&line.order) {
+                row.progress.add(line.units).map_err(StoreError::other)?;
+            }
+        }
         let waited = (older.iter())
             .filter(|(_, row)| row.progress.waiting > 0)
             .map(|(order, _)| *order)
@@ -332,11 +345,27 @@ impl Outcome {
         }
         Ok(Self {
             placed,
-            older,
             waited,
+            arrived: Self::arrived(conn, &older, &released).await?,
+            older,
             released,
             versions: BTreeMap::new(),
         })
+    }
+
+    /// Orders that only waited for units that are cancelled now: everything else has arrived before.
+    async fn arrived(
+        conn: &mut PgConnection,
+        older: &BTreeMap<OrderId, OrderRow>,
+        released: &Units,
+    ) -> Result<BTreeMap<OrderId, DateTime<Utc>>, StoreError> {
+        let done: Vec<OrderId> = (older.iter())
+            .filter(|(order, row)| {
+                released.contains_key(order) && !row.progress.cancelled && row.progress.is_fully_delivered()
+            })
+            .map(|(order, _)| *order)
+            .collect();
+        shipments::last_arrivals(conn, &done).await
     }
 
     async fn write(
@@ -401,7 +430,7 @@ impl Outcome {
             let news = if row.progress.cancelled {
                 News::Released
             } else if row.progress.waiting == 0 && row.progress.reserved == 0 {
-                News::UnitsReleased
+                News::UnitsReleased { delivered_at: None }
             } else if row.progress.waiting == 0 {
                 News::Allocated
             } else {
@@ -419,10 +448,20 @@ impl Outcome {
                 continue;
             }
             if self.released.contains_key(order) {
-                told.push(announce(*order, row, version, News::UnitsReleased));
+                let delivered_at = self.arrived.get(order).copied();
+                told.push(announce(
+                    *order,
+                    row,
+                    version,
+                    News::UnitsReleased { delivered_at },
+                ));
             }
             if progress.waiting == 0 && progress.reserved > 0 && self.waited.contains(order) {
                 told.push(announce(*order, row, version, News::Allocated));
+            }
+            let missing = late::missing(changes, shares, *order);
+            if !missing.is_empty() {
+                told.push(announce(*order, row, version, News::Backordered { missing }));
             }
         }
         told

@@ -14,7 +14,7 @@ use waybill_store::StoreError;
 use super::allot::{self, Changes, Settled};
 use crate::domain::release::Cancelled;
 use crate::domain::stock::Sku;
-use crate::store::projection::{self, PlacedOrder};
+use crate::store::projection::{self, AddedLines, PlacedOrder};
 use crate::store::{stock, tracking};
 
 /// What a batch of events tells.
@@ -22,6 +22,8 @@ use crate::store::{stock, tracking};
 pub struct Facts {
     /// New orders.
     pub placed: Vec<PlacedOrder>,
+    /// Lines that were added to orders that were taken in before.
+    pub added: Vec<AddedLines>,
     /// What payment providers did: order, payment, kind.
     pub payments: Vec<(OrderId, Uuid, String)>,
     /// Holds that began: order, hold.
@@ -47,14 +49,15 @@ impl Facts {
     /// As the database answers.
     pub async fn project(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         projection::place(conn, &self.placed).await?;
+        projection::add_lines(conn, &self.added).await?;
         projection::pay(conn, &self.payments).await?;
         projection::hold(conn, &self.held, &self.released).await?;
         projection::erase(conn, &self.erased).await?;
         projection::see_versions(conn, &self.versions).await
     }
 
-    /// Reserves stock for new orders, lets go of what cancelled ones hold, puts returned goods back on the shelf, empties what
-    /// carriers wrote about those whose customer was forgotten.
+    /// Reserves stock for new orders and lines, lets go of what cancelled ones hold, puts returned goods back on the shelf,
+    /// empties what carriers wrote about those whose customer was forgotten.
     ///
     /// # Errors
     /// As the database answers.
@@ -66,6 +69,7 @@ impl Facts {
 
     async fn settle(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
         if self.placed.is_empty()
+            && self.added.is_empty()
             && self.cancelled.is_empty()
             && self.units_cancelled.is_empty()
             && self.returned.is_empty()
@@ -74,8 +78,12 @@ impl Facts {
         }
         let skus = self.skus(conn).await?;
         let locked = stock::lock_skus(conn, skus).await?;
+        let late: Vec<(OrderId, LineId)> = (self.added.iter())
+            .flat_map(|edit| edit.lines.iter().map(|line| (edit.order, line.line)))
+            .collect();
         let changes = Changes {
             placed: &self.placed,
+            late: projection::latecomers(conn, &late).await?,
             cancelled: self.cancelled.clone(),
             units_cancelled: self.units_cancelled.clone(),
             returned: self.returned.clone(),
@@ -91,6 +99,7 @@ impl Facts {
             .copied()
             .chain(self.units_cancelled.keys().map(|(order, _)| *order))
             .chain(self.returned.keys().map(|(order, _)| *order))
+            .chain(self.added.iter().map(|edit| edit.order))
             .collect();
         let older: Vec<OrderId> = older.into_iter().collect();
         let mut skus: BTreeSet<_> = projection::skus_of(conn, &older).await?.into_iter().collect();

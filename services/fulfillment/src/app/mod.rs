@@ -6,6 +6,7 @@
 //! | [`adjust_stock`] | changes stock on hand and gives it to who waits |
 //! | [`stock_levels`] | lists stock |
 //! | [`allot`] | reserves stock for orders, oldest first; the step that all changes of free stock share |
+//! | `late` | lines that came to an order later: they wait first, like all |
 //! | [`follow_orders`] | takes in what the order and refund services tell |
 //! | [`give_stock`] | goes on giving where one transaction was not enough |
 //! | [`order_fulfillment`] | reads what the warehouse knows of an order |
@@ -18,6 +19,7 @@ pub mod allot;
 pub mod create_shipment;
 pub mod follow_orders;
 pub mod give_stock;
+mod late;
 pub mod locations;
 pub mod order_fulfillment;
 pub mod record_tracking;

@@ -72,6 +72,27 @@ impl Progress {
         }
     }
 
+    /// Units came to the order: they wait.
+    ///
+    /// # Errors
+    /// When the order was cancelled, or it would have more units than can be counted; nothing has changed then.
+    pub fn add(&mut self, units: i64) -> Result<(), ProgressError> {
+        let all = self.units.checked_add(units);
+        match all.filter(|_| units >= 0 && !self.cancelled) {
+            Some(all) => {
+                self.units = all;
+                self.waiting += units;
+                Ok(())
+            }
+            None => Err(ProgressError {
+                verb: "add",
+                wanted: units,
+                have: self.units,
+                place: if self.cancelled { "cancelled" } else { "ordered" },
+            }),
+        }
+    }
+
     /// Waiting units were reserved.
     ///
     /// # Errors
@@ -215,8 +236,27 @@ mod tests {
         assert_eq!(order, Progress::of(1), "and changes nothing");
     }
 
+    #[test]
+    fn what_comes_later_waits_and_ships_like_the_rest() {
+        let mut order = Progress::of(1);
+        order.reserve(1).expect("it is there");
+        order.ship(1).expect("it leaves");
+        assert!(order.is_fully_shipped());
+        order.add(2).expect("the order goes on");
+        assert_eq!((order.units, order.status()), (3, AllocationStatus::Backordered));
+        assert!(!order.is_fully_shipped());
+        order.cancel();
+        let before = order;
+        let error = order.add(1).expect_err("it was cancelled").to_string();
+        assert_eq!(
+            (error.as_str(), order),
+            ("cannot add 1 units where 3 are cancelled", before)
+        );
+    }
+
     #[derive(Debug, Clone, Copy)]
     enum Move {
+        Add(i64),
         Reserve(i64),
         Ship(i64),
         Deliver(i64),
@@ -227,6 +267,7 @@ mod tests {
 
     fn moves() -> impl Strategy<Value = Move> {
         prop_oneof![
+            (-1..4_i64).prop_map(Move::Add),
             (-1..6_i64).prop_map(Move::Reserve),
             (-1..6_i64).prop_map(Move::Ship),
             (-1..6_i64).prop_map(Move::Deliver),
@@ -241,9 +282,14 @@ mod tests {
         #[test]
         fn every_unit_is_in_exactly_one_place(units in 0..10_i64, moves in prop::collection::vec(moves(), 0..40)) {
             let mut order = Progress::of(units);
+            let mut units = units;
             for step in moves {
                 let before = order;
                 let refused = match step {
+                    Move::Add(n) => match order.add(n) {
+                        Ok(()) => { units += n; false }
+                        Err(_) => true,
+                    },
                     Move::Reserve(n) => order.reserve(n).is_err(),
                     Move::Ship(n) => order.ship(n).is_err(),
                     Move::Deliver(n) => order.deliver(n).is_err(),

@@ -133,10 +133,11 @@ pub async fn save(
     let of = |column: fn(&Progress) -> i64| orders.values().map(column).collect::<Vec<_>>();
     let versions: Vec<(Uuid, i64)> = sqlx::query_as(
         "UPDATE fulfillments f
-         SET waiting = p.waiting, reserved = p.reserved, shipped = p.shipped, released = p.released,
+         SET units = p.units, waiting = p.waiting, reserved = p.reserved, shipped = p.shipped, released = p.released,
              delivered = p.delivered, cancelled = p.cancelled, updated_at = now()
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[])
-              AS p (order_id, waiting, reserved, shipped, released, delivered, cancelled)
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[],
+                     $8::bigint[])
+              AS p (order_id, waiting, reserved, shipped, released, delivered, cancelled, units)
          WHERE f.order_id = p.order_id
          RETURNING f.order_id, f.version",
     )
@@ -147,6 +148,7 @@ pub async fn save(
     .bind(of(|p| p.released))
     .bind(of(|p| p.delivered))
     .bind(orders.values().map(|p| p.cancelled).collect::<Vec<_>>())
+    .bind(of(|p| p.units))
     .fetch_all(conn)
     .await?;
     touched(orders.len(), versions.len() as u64, "an order")?;

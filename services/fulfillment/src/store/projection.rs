@@ -46,6 +46,36 @@ pub struct PlacedLine {
     pub cancelled: i64,
 }
 
+/// Lines that came to an order after its placement.
+#[derive(Debug, Clone)]
+pub struct AddedLines {
+    /// The order.
+    pub order: OrderId,
+    /// Its lines, in their order.
+    pub lines: Vec<PlacedLine>,
+    /// Whether there is nothing to pay for the order with them.
+    pub costs_nothing: bool,
+}
+
+/// A line that was added to a known order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Latecomer {
+    /// The order.
+    pub order: OrderId,
+    /// Whose it is.
+    pub merchant: MerchantId,
+    /// When the order was placed: that is its age in the queue.
+    pub placed_at: DateTime<Utc>,
+    /// Place of the line on the order.
+    pub line_no: i32,
+    /// The line.
+    pub line: LineId,
+    /// What was ordered.
+    pub sku: Sku,
+    /// How many units; more than 0.
+    pub units: i64,
+}
+
 impl PlacedLine {
     /// Units that are still wanted.
     #[must_use]
@@ -96,14 +126,57 @@ pub async fn place(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result<()
     .execute(&mut *conn)
     .await?;
 
-    let lines: Vec<(OrderId, i32, &PlacedLine)> = orders
+    let lines = orders.iter().flat_map(|order| {
+        (0_i32..)
+            .zip(&order.lines)
+            .map(|(line_no, line)| (order.order, line_no, line))
+    });
+    insert_lines(conn, &lines.collect::<Vec<_>>()).await
+}
+
+/// Takes in lines that were added to known orders, behind those that they have. A line that is known stays where it is.
+pub async fn add_lines(conn: &mut PgConnection, added: &[AddedLines]) -> Result<(), StoreError> {
+    if added.is_empty() {
+        return Ok(());
+    }
+    // An order may have been edited twice: what it costs now is what the last edit says.
+    let (orders, costs_nothing): (Vec<Uuid>, Vec<bool>) = added
         .iter()
-        .flat_map(|order| {
-            (0_i32..)
-                .zip(&order.lines)
-                .map(|(line_no, line)| (order.order, line_no, line))
-        })
-        .collect();
+        .map(|edit| (edit.order.uuid(), edit.costs_nothing))
+        .collect::<BTreeMap<_, _>>()
+        .into_iter()
+        .unzip();
+    let behind: Vec<(Uuid, i32)> = sqlx::query_as(
+        "WITH priced AS (
+             UPDATE orders o SET costs_nothing = c.costs_nothing
+             FROM UNNEST($1::uuid[], $2::boolean[]) AS c (order_id, costs_nothing)
+             WHERE o.order_id = c.order_id AND o.costs_nothing <> c.costs_nothing
+         )
+         SELECT order_id, max(line_no) + 1 FROM order_lines WHERE order_id = ANY ($1) GROUP BY order_id",
+    )
+    .bind(orders)
+    .bind(costs_nothing)
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut next: BTreeMap<Uuid, i32> = behind.into_iter().collect();
+    let mut lines = Vec::new();
+    for edit in added {
+        let next = next.entry(edit.order.uuid()).or_default();
+        for line in &edit.lines {
+            lines.push((edit.order, *next, line));
+            *next += 1;
+        }
+    }
+    insert_lines(conn, &lines).await
+}
+
+async fn insert_lines(
+    conn: &mut PgConnection,
+    lines: &[(OrderId, i32, &PlacedLine)],
+) -> Result<(), StoreError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
         "INSERT INTO order_lines (order_id, line_no, line_id, sku, units, digital)
          SELECT * FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::text[], $5::bigint[], $6::boolean[])
@@ -284,6 +357,54 @@ pub async fn lines(conn: &mut PgConnection, order: OrderId) -> Result<Vec<KnownL
             line: line.into(),
             sku: Sku::known(sku),
             digital,
+        })
+        .collect())
+}
+
+/// These lines of known orders that need stock, with what the queue must know of them, in the order of their orders.
+pub async fn latecomers(
+    conn: &mut PgConnection,
+    lines: &[(OrderId, LineId)],
+) -> Result<Vec<Latecomer>, StoreError> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (orders, ids): (Vec<Uuid>, Vec<Uuid>) = lines
+        .iter()
+        .map(|(order, line)| (order.uuid(), line.uuid()))
+        .unzip();
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        order_id: Uuid,
+        merchant_id: Uuid,
+        placed_at: DateTime<Utc>,
+        line_no: i32,
+        line_id: Uuid,
+        sku: String,
+        units: i64,
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT o.order_id, o.merchant_id, o.placed_at, l.line_no, l.line_id, l.sku, l.units
+         FROM UNNEST($1::uuid[], $2::uuid[]) AS k (order_id, line_id)
+         JOIN order_lines l USING (order_id, line_id)
+         JOIN orders o USING (order_id)
+         WHERE NOT l.digital
+         ORDER BY o.order_id, l.line_no",
+    )
+    .bind(orders)
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Latecomer {
+            order: row.order_id.into(),
+            merchant: row.merchant_id.into(),
+            placed_at: row.placed_at,
+            line_no: row.line_no,
+            line: row.line_id.into(),
+            sku: Sku::known(row.sku),
+            units: row.units,
         })
         .collect())
 }

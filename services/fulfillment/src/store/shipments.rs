@@ -259,6 +259,24 @@ pub async fn still_away(
         .collect())
 }
 
+/// When the last shipment of each order arrived, of those that have one that did.
+pub async fn last_arrivals(
+    conn: &mut PgConnection,
+    orders: &[OrderId],
+) -> Result<BTreeMap<OrderId, DateTime<Utc>>, StoreError> {
+    if orders.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT order_id, max(delivered_at) FROM shipments
+         WHERE order_id = ANY ($1) AND delivered_at IS NOT NULL GROUP BY order_id",
+    )
+    .bind(orders.iter().map(|order| order.uuid()).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(order, at)| (order.into(), at)).collect())
+}
+
 /// Notes units that came back and lie in the building again (F-10).
 pub async fn restock(
     conn: &mut PgConnection,

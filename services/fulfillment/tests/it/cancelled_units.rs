@@ -1,7 +1,7 @@
 //! Units that were cancelled are let go of, wherever they stand.
 
 use waybill_proto::waybill::fulfillment::v1 as proto;
-use waybill_proto::waybill::fulfillment::v1::AllocationStatus;
+use waybill_proto::waybill::fulfillment::v1::{AllocationStatus, ShipmentStatus};
 
 use crate::support::{World, line};
 
@@ -25,6 +25,7 @@ async fn who_waits_gets_what_others_no_longer_want() -> anyhow::Result<()> {
         [proto::ReservationReleased {
             order_id: first.id.to_string(),
             reason: "lines_cancelled".to_owned(),
+            order_delivered_at: None,
         }]
     );
     let shipment = world.ship(world.shipment_of(&first)).await?;
@@ -77,5 +78,30 @@ async fn units_are_let_go_of_wherever_they_stand() -> anyhow::Result<()> {
     assert_eq!(world.status(&whole).await?, AllocationStatus::Released);
     let books = world.end().await?;
     assert_eq!((books.on_hand, books.waiting, books.shipped), (0, 1, 2));
+    Ok(())
+}
+
+/// What is left of an order may have arrived before the rest is cancelled: then that says so, with the time of the arrival.
+#[tokio::test]
+async fn a_cancellation_says_when_all_that_is_left_has_arrived() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 2)]).await?;
+    let order = world.order(vec![line("TEE", 2), line("MUG", 2)]);
+    world.take_in(&[&order]).await?;
+    let shipment = world.ship(world.shipment_of(&order)).await?;
+    world
+        .track(vec![world.scan(&shipment, ShipmentStatus::Delivered, 0)])
+        .await?;
+    assert!(!world.told::<proto::ShipmentDelivered>().await?[0].order_fully_delivered);
+
+    world.feed(&[order.units_cancelled(&[(1, 1)], true, 3)]).await?;
+    world.feed(&[order.units_cancelled(&[(1, 1)], true, 4)]).await?;
+    let told = world.told::<proto::ReservationReleased>().await?;
+    let arrived = world.shipment(&shipment.shipment_id).await?.delivered_at;
+    let times: Vec<_> = told.into_iter().map(|told| told.order_delivered_at).collect();
+    assert!(arrived.is_some());
+    assert_eq!(times, [None, arrived], "one was still missing");
+    world.end().await?;
     Ok(())
 }

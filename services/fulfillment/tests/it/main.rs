@@ -6,6 +6,7 @@
 mod allocation;
 mod backbone;
 mod cancelled_units;
+mod edited;
 mod holds;
 mod plans;
 mod rebuild;

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use prost::{Message, Name};
 use waybill_events::{Event, Position};
 use waybill_kernel::id::{
-    CancellationId, EventId, HoldId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId,
+    CancellationId, EditId, EventId, HoldId, LineId, MerchantId, OrderId, PaymentId, ReturnId, StoreId,
 };
 use waybill_kernel::partition::partition_of;
 use waybill_proto::waybill::order::v1 as order;
@@ -149,6 +149,31 @@ impl Order {
             lines: lines.iter().map(line).collect(),
             ..order::OrderLinesCancelled::default()
         }
+    }
+
+    /// An edit that adds these lines, which are the order's from now on, and removes units of lines by index.
+    pub fn edited_message(
+        &mut self,
+        added: Vec<order::PlacedLine>,
+        removed: &[(usize, i32)],
+    ) -> order::OrderEdited {
+        let message = self.units_cancelled_message(removed, true);
+        self.lines.extend(added.iter().cloned());
+        order::OrderEdited {
+            order_id: self.id.to_string(),
+            edit_id: EditId::generate().to_string(),
+            cancellation_id: message.cancellation_id,
+            restock: true,
+            added,
+            removed: message.lines,
+            due_minor: self.total_minor,
+            ..order::OrderEdited::default()
+        }
+    }
+
+    pub fn edited(&mut self, added: Vec<order::PlacedLine>, removed: &[(usize, i32)], version: i64) -> Event {
+        let message = self.edited_message(added, removed);
+        self.event("order", version, &message)
     }
 
     pub fn held_message(&self, hold: HoldId) -> order::OrderHeld {
