@@ -12,17 +12,19 @@ use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as refund;
 
 use crate::store::facts::{
-    self, Milestone, NotificationFact, PlacedFact, RefundFact, RefundOutcome, ReturnFact,
+    self, ChangeFact, Milestone, NotificationFact, PlacedFact, RefundFact, RefundOutcome, ReturnFact,
 };
 
 /// The services whose events are counted.
 pub const SOURCES: [&str; 4] = ["order", "fulfillment", "refund", "notification"];
 
 /// The types of events that a figure counts.
-const HANDLED: [&str; 13] = [
+const HANDLED: [&str; 15] = [
     "waybill.order.v1.OrderPlaced",
+    "waybill.order.v1.OrderEdited",
     "waybill.order.v1.OrderCancelled",
     "waybill.order.v1.OrderCompleted",
+    "waybill.fulfillment.v1.ReservationReleased",
     "waybill.fulfillment.v1.ShipmentShipped",
     "waybill.fulfillment.v1.ShipmentDelivered",
     "waybill.refund.v1.RefundCreated",
@@ -72,6 +74,7 @@ impl Fold for Facts {
         let batch = Batch::read(events)?;
         let conn = projection.conn();
         facts::place(conn, &batch.placed).await?;
+        facts::change(conn, &batch.changes).await?;
         facts::advance(conn, &batch.milestones).await?;
         facts::create_refunds(conn, &batch.refunds).await?;
         facts::settle_refunds(conn, &batch.outcomes()).await?;
@@ -92,6 +95,7 @@ impl Fold for Facts {
 #[derive(Default)]
 struct Batch {
     placed: Vec<PlacedFact>,
+    changes: Vec<ChangeFact>,
     milestones: Vec<Milestone>,
     refunds: Vec<RefundFact>,
     outcomes: HashMap<Uuid, Option<DateTime<Utc>>>,
@@ -131,6 +135,7 @@ impl Batch {
         };
         match event.type_name.as_str() {
             "waybill.order.v1.OrderPlaced" => self.placed.push(placed(event, &event.decode()?)?),
+            "waybill.order.v1.OrderEdited" => self.changes.push(edited(event, &event.decode()?)),
             "waybill.order.v1.OrderCancelled" => {
                 self.milestones.push(Milestone {
                     cancelled_at: Some(at),
@@ -142,6 +147,15 @@ impl Batch {
                     completed_at: Some(at),
                     ..milestone
                 });
+            }
+            "waybill.fulfillment.v1.ReservationReleased" => {
+                let released: fulfillment::ReservationReleased = event.decode()?;
+                if let Some(delivered_at) = time(released.order_delivered_at) {
+                    self.milestones.push(Milestone {
+                        delivered_at: Some(delivered_at),
+                        ..milestone
+                    });
+                }
             }
             "waybill.fulfillment.v1.ShipmentShipped" => {
                 let shipped: fulfillment::ShipmentShipped = event.decode()?;
@@ -256,6 +270,25 @@ fn placed(event: &Event, placed: &order::OrderPlaced) -> Result<PlacedFact, Fold
     })
 }
 
+/// What an order has more, or less, with an edit: the lines it added, without the units it removed.
+fn edited(event: &Event, edited: &order::OrderEdited) -> ChangeFact {
+    let (added, removed) = (&edited.added, &edited.removed);
+    let units = |quantities: &mut dyn Iterator<Item = i32>| quantities.map(i64::from).sum::<i64>();
+    let taxes = added.iter().flat_map(|line| &line.taxes);
+    ChangeFact {
+        order: event.key,
+        units: units(&mut added.iter().map(|line| line.quantity))
+            - units(&mut removed.iter().map(|line| line.quantity)),
+        gross: edited.added_minor - edited.removed_minor,
+        net: added.iter().map(|line| line.net_minor).sum::<i64>()
+            - removed.iter().map(|line| line.net_minor).sum::<i64>(),
+        // What was taken off the price of removed units was given all the same.
+        discounts: edited.added_discounts_minor,
+        tax: taxes.map(|tax| tax.amount_minor).sum::<i64>()
+            - removed.iter().map(|line| line.tax_minor).sum::<i64>(),
+    }
+}
+
 fn store_of(event: &Event) -> Result<Uuid, FoldError> {
     event
         .store
@@ -283,8 +316,10 @@ mod tests {
     fn what_is_counted_has_its_name_in_the_contracts() {
         let mut contract = [
             order::OrderPlaced::full_name(),
+            order::OrderEdited::full_name(),
             order::OrderCancelled::full_name(),
             order::OrderCompleted::full_name(),
+            fulfillment::ReservationReleased::full_name(),
             fulfillment::ShipmentShipped::full_name(),
             fulfillment::ShipmentDelivered::full_name(),
             refund::RefundCreated::full_name(),

@@ -36,6 +36,23 @@ pub struct PlacedFact {
     pub country: String,
 }
 
+/// What an order has more, or less where it is negative, since it was edited.
+#[derive(Debug, Clone)]
+pub struct ChangeFact {
+    /// The order.
+    pub order: Uuid,
+    /// Units.
+    pub units: i64,
+    /// What the customer pays.
+    pub gross: i64,
+    /// Goods without tax after discounts.
+    pub net: i64,
+    /// Discounts given.
+    pub discounts: i64,
+    /// Tax.
+    pub tax: i64,
+}
+
 /// Something that happened to an order later.
 #[derive(Debug, Clone, Default)]
 pub struct Milestone {
@@ -155,6 +172,33 @@ pub async fn place(conn: &mut PgConnection, facts: &[PlacedFact]) -> Result<(), 
     .bind(column(facts, |fact| fact.shipping))
     .bind(column(facts, |fact| fact.source.clone()))
     .bind(column(facts, |fact| fact.country.clone()))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes what edits changed; several of one order may stand in one batch.
+pub async fn change(conn: &mut PgConnection, changes: &[ChangeFact]) -> Result<(), StoreError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE order_facts o
+         SET units = o.units + c.units, gross_minor = o.gross_minor + c.gross, net_minor = o.net_minor + c.net,
+             discounts_minor = o.discounts_minor + c.discounts, tax_minor = o.tax_minor + c.tax
+         FROM (SELECT order_id, sum(units)::bigint AS units, sum(gross)::bigint AS gross, sum(net)::bigint AS net,
+                      sum(discounts)::bigint AS discounts, sum(tax)::bigint AS tax
+               FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+                    AS t(order_id, units, gross, net, discounts, tax)
+               GROUP BY order_id) c
+         WHERE o.order_id = c.order_id",
+    )
+    .bind(column(changes, |change| change.order))
+    .bind(column(changes, |change| change.units))
+    .bind(column(changes, |change| change.gross))
+    .bind(column(changes, |change| change.net))
+    .bind(column(changes, |change| change.discounts))
+    .bind(column(changes, |change| change.tax))
     .execute(conn)
     .await?;
     Ok(())

@@ -8,7 +8,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use waybill_kernel::id::OrderId;
 
-use crate::support::{Model, Moment, Order, Outcome, Refund, Story, World, at, period};
+use crate::support::{Edit, Model, Moment, Order, Outcome, Part, Refund, Story, World, at, period};
 
 /// Around the end of summer time in Europe (25 October) and in North America (1 November).
 const BEGINNING: &str = "2026-10-20T00:00:00Z";
@@ -75,9 +75,24 @@ fn refund() -> impl Strategy<Value = Refund> {
         })
 }
 
+/// Edits of an order: units that came with one may go with the next.
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let part = (1..5i32, 0..9_000i64, 0..900i64).prop_map(|(units, net, tax)| Part { units, net, tax });
+    let added = prop::collection::vec(part, 0..3);
+    prop::collection::vec((added, 0..500i64, any::<bool>()), 0..3).prop_map(|edits| {
+        let mut before = Vec::new();
+        let next = |(added, discounts, back): (Vec<Part>, i64, bool)| Edit {
+            removed: std::mem::replace(&mut before, if back { added.clone() } else { Vec::new() }),
+            added,
+            discounts,
+        };
+        edits.into_iter().map(next).collect()
+    })
+}
+
 fn story() -> impl Strategy<Value = Story> {
     (
-        order(),
+        (order(), edits()),
         prop::option::weighted(0.2, moment()),
         prop::option::weighted(0.4, moment()),
         prop::collection::vec(moment(), 0..3),
@@ -93,15 +108,18 @@ fn story() -> impl Strategy<Value = Story> {
         ),
     )
         .prop_map(
-            |(order, cancelled, completed, shipped, delivered, refunds, returns, notifications)| Story {
-                order,
-                cancelled,
-                completed,
-                shipped,
-                delivered,
-                refunds,
-                returns,
-                notifications,
+            |((order, edits), cancelled, completed, shipped, delivered, refunds, returns, notifications)| {
+                Story {
+                    order,
+                    edits,
+                    cancelled,
+                    completed,
+                    shipped,
+                    delivered,
+                    refunds,
+                    returns,
+                    notifications,
+                }
             },
         )
 }

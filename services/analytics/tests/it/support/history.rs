@@ -28,6 +28,8 @@ pub fn at(text: &str) -> Moment {
 #[derive(Debug, Clone)]
 pub struct Story {
     pub order: Order,
+    /// Edits: what came and what went.
+    pub edits: Vec<Edit>,
     pub cancelled: Option<Moment>,
     pub completed: Option<Moment>,
     /// When each shipment left.
@@ -53,6 +55,22 @@ pub struct Order {
     pub discounts: i64,
     pub tax: i64,
     pub shipping: i64,
+}
+
+/// What an edit added and removed: units with what they cost.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    pub added: Vec<Part>,
+    pub removed: Vec<Part>,
+    pub discounts: i64,
+}
+
+/// Units of a line, with what they cost without tax, and the tax on it.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub units: i32,
+    pub net: i64,
+    pub tax: i64,
 }
 
 /// A refund and what its provider said, in this order.
@@ -92,6 +110,7 @@ impl From<Order> for Story {
     fn from(order: Order) -> Self {
         Self {
             order,
+            edits: Vec::new(),
             cancelled: None,
             completed: None,
             shipped: Vec::new(),
@@ -159,9 +178,14 @@ impl Teller {
             };
             self.event("order", story, at, &message)
         });
-        [Some(placed), cancelled, completed]
-            .into_iter()
-            .flatten()
+        let edits = story.edits.iter().map(|edit| {
+            let message = edited(&story.order, edit);
+            self.event("order", story, late(story.order.placed), &message)
+        });
+        std::iter::once(placed)
+            .chain(edits)
+            .chain(cancelled)
+            .chain(completed)
             .collect()
     }
 
@@ -337,6 +361,38 @@ pub fn placed(of: &Order) -> order::OrderPlaced {
         source_system: "api".to_owned(),
         ship_country: "GB".to_owned(),
         ..order::OrderPlaced::default()
+    }
+}
+
+/// An edit as its event tells it.
+fn edited(of: &Order, edit: &Edit) -> order::OrderEdited {
+    let sum = |parts: &[Part]| parts.iter().map(|part| part.net + part.tax).sum::<i64>();
+    order::OrderEdited {
+        order_id: of.id.to_string(),
+        currency_code: of.currency.to_owned(),
+        added: (edit.added.iter())
+            .map(|part| order::PlacedLine {
+                quantity: part.units,
+                net_minor: part.net,
+                taxes: vec![order::PlacedTax {
+                    amount_minor: part.tax,
+                    ..order::PlacedTax::default()
+                }],
+                ..order::PlacedLine::default()
+            })
+            .collect(),
+        removed: (edit.removed.iter())
+            .map(|part| order::CancelledLine {
+                quantity: part.units,
+                net_minor: part.net,
+                tax_minor: part.tax,
+                ..order::CancelledLine::default()
+            })
+            .collect(),
+        added_minor: sum(&edit.added),
+        added_discounts_minor: edit.discounts,
+        removed_minor: sum(&edit.removed),
+        ..order::OrderEdited::default()
     }
 }
 

@@ -4,7 +4,7 @@ mod history;
 mod model;
 mod world;
 
-pub use history::{Moment, Order, Outcome, Refund, Story, at, placed};
+pub use history::{Edit, Moment, Order, Outcome, Part, Refund, Story, at, placed};
 pub use model::Model;
 pub use world::{SOON, Shop, World, currency_of, period};
 

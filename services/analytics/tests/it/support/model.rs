@@ -178,6 +178,17 @@ impl Model<'_> {
                     sums.units += i64::from(*quantity);
                     sums.net += net;
                 }
+                for edit in &story.edits {
+                    for (parts, sign) in [(&edit.added, 1), (&edit.removed, -1)] {
+                        for part in parts {
+                            sums.units += sign * i64::from(part.units);
+                            sums.net += sign * part.net;
+                            sums.tax += sign * part.tax;
+                            sums.gross += sign * (part.net + part.tax);
+                        }
+                    }
+                    sums.discounts += edit.discounts;
+                }
                 sums.gross += order.gross;
                 sums.discounts += order.discounts;
                 sums.tax += order.tax;
