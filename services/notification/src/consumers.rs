@@ -24,10 +24,12 @@ use crate::{app, store};
 pub const SOURCES: [&str; 3] = ["order", "fulfillment", "refund"];
 
 /// The types of events that something follows from.
-const HANDLED: [&str; 15] = [
+const HANDLED: [&str; 17] = [
     "waybill.order.v1.OrderPlaced",
+    "waybill.order.v1.OrderEdited",
     "waybill.order.v1.OrderCancelled",
     "waybill.order.v1.OrderContactErased",
+    "waybill.fulfillment.v1.ReservationReleased",
     "waybill.fulfillment.v1.ShipmentShipped",
     "waybill.fulfillment.v1.ShipmentStatusChanged",
     "waybill.fulfillment.v1.ShipmentDelivered",
@@ -212,7 +214,16 @@ fn stages(event: &Event) -> Result<Vec<(Stage, Uuid)>, FoldError> {
     let about = |stage, id: &str| Ok(vec![(stage, parse("subject", id)?)]);
     match event.type_name.as_str() {
         "waybill.order.v1.OrderPlaced" => about_order(Stage::OrderConfirmed),
+        "waybill.order.v1.OrderEdited" => {
+            about(Stage::OrderEdited, &event.decode::<order::OrderEdited>()?.edit_id)
+        }
         "waybill.order.v1.OrderCancelled" => about_order(Stage::OrderCancelled),
+        // The last units that were missing were cancelled: what is left has arrived.
+        "waybill.fulfillment.v1.ReservationReleased" => {
+            let released: fulfillment::ReservationReleased = event.decode()?;
+            let delivered = released.order_delivered_at.map(|_| (Stage::Feedback, event.key));
+            Ok(delivered.into_iter().collect())
+        }
         "waybill.fulfillment.v1.ShipmentShipped" => about(
             Stage::Shipped,
             &event.decode::<fulfillment::ShipmentShipped>()?.shipment_id,
@@ -289,8 +300,10 @@ mod tests {
     fn what_is_handled_has_its_name_in_the_contracts() {
         let mut contract = [
             order::OrderPlaced::full_name(),
+            order::OrderEdited::full_name(),
             order::OrderCancelled::full_name(),
             order::OrderContactErased::full_name(),
+            fulfillment::ReservationReleased::full_name(),
             fulfillment::ShipmentShipped::full_name(),
             fulfillment::ShipmentStatusChanged::full_name(),
             fulfillment::ShipmentDelivered::full_name(),

@@ -10,7 +10,7 @@ use waybill_kernel::money::{Currency, Money};
 use waybill_proto::waybill::fulfillment::v1::GetShipmentRequest;
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
-use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, get_order_request};
+use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, OrderLine, get_order_request};
 use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
 use waybill_proto::waybill::refund::v1::{GetRefundRequest, GetReturnRequest};
 use waybill_proto::waybill::r#type::v1::Money as ProtoMoney;
@@ -232,12 +232,15 @@ fn order_facts(order: &Order, zone: Tz) -> OrderFacts {
         lines: order
             .lines
             .iter()
+            .filter(|line| line.added_by_edit_id.is_empty())
             .map(|line| LineFacts {
                 title: line.title.clone(),
                 quantity: line.quantity,
                 total: gross(line.unit_price.as_ref(), line.quantity),
             })
             .collect(),
+        lines_now: order.lines.iter().filter_map(left_of).collect(),
+        due: money(order.due.as_ref()),
         subtotal: money(totals.subtotal.as_ref()),
         discounts: unless_zero(totals.discounts.as_ref()),
         shipping: unless_zero(totals.shipping.as_ref()),
@@ -248,6 +251,16 @@ fn order_facts(order: &Order, zone: Tz) -> OrderFacts {
         estimated_delivery_date: date(order.promised_delivery_at, zone),
         cancel_reason: order.cancel_reason.clone(),
     }
+}
+
+/// A line without its cancelled units; nothing when none are left.
+fn left_of(line: &OrderLine) -> Option<LineFacts> {
+    let quantity = line.quantity - line.cancelled_quantity;
+    (quantity > 0).then(|| LineFacts {
+        title: line.title.clone(),
+        quantity,
+        total: String::new(),
+    })
 }
 
 /// What a line costs before discounts, so that lines add up to the subtotal below them.

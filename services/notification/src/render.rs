@@ -26,6 +26,8 @@ const TEMPLATES: &[(&str, &str)] = templates![
     "en/contact.txt",
     "en/order_confirmed.html",
     "en/order_confirmed.txt",
+    "en/order_edited.html",
+    "en/order_edited.txt",
     "en/order_cancelled.html",
     "en/order_cancelled.txt",
     "en/shipped.html",
@@ -197,6 +199,19 @@ mod tests {
             ] {
                 assert!(body.contains(part), "{part} is missing in {body}");
             }
+        }
+    }
+
+    #[test]
+    fn an_edit_says_what_is_ordered_now_and_what_it_costs() {
+        let renderer = Renderer::new().expect("templates");
+        let message = renderer
+            .render(Stage::OrderEdited, &[], &Facts::sample(&brand()))
+            .expect("a message");
+        for body in [&message.text, &message.html] {
+            assert!(body.contains("Wool throw, grey"), "{body}");
+            assert!(body.contains("76.75 GBP"), "{body}");
+            assert!(!body.contains("89.55 GBP"), "that was before: {body}");
         }
     }
 

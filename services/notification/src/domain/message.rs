@@ -59,6 +59,10 @@ pub struct OrderFacts {
     pub customer_name: String,
     /// What was ordered.
     pub lines: Vec<LineFacts>,
+    /// What is ordered now: with what edits added, without what was cancelled.
+    pub lines_now: Vec<LineFacts>,
+    /// What the customer pays for that.
+    pub due: String,
     /// Goods before discounts.
     pub subtotal: String,
     /// Discounts; empty when there are none.
@@ -160,6 +164,11 @@ impl Facts {
                 number: "#1042".to_owned(),
                 customer_name: "Ada Whitcombe".to_owned(),
                 lines: lines.clone(),
+                lines_now: vec![
+                    line("Stoneware mug, blue", 1, ""),
+                    line("Wool throw, grey", 1, ""),
+                ],
+                due: "76.75 GBP".to_owned(),
                 subtotal: "89.60 GBP".to_owned(),
                 discounts: "5.00 GBP".to_owned(),
                 shipping: "4.95 GBP".to_owned(),

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// The order was taken.
     OrderConfirmed,
+    /// What is ordered was changed.
+    OrderEdited,
     /// The order was cancelled.
     OrderCancelled,
     /// A shipment was handed to the carrier.
@@ -53,8 +55,9 @@ pub enum Subject {
 
 impl Stage {
     /// All stages, in the order a customer may meet them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::OrderConfirmed,
+        Self::OrderEdited,
         Self::OrderCancelled,
         Self::Shipped,
         Self::InTransit,
@@ -76,6 +79,7 @@ impl Stage {
     pub const fn key(self) -> &'static str {
         match self {
             Self::OrderConfirmed => "order_confirmed",
+            Self::OrderEdited => "order_edited",
             Self::OrderCancelled => "order_cancelled",
             Self::Shipped => "shipped",
             Self::InTransit => "in_transit",
@@ -103,7 +107,10 @@ impl Stage {
     #[must_use]
     pub const fn subject(self) -> Subject {
         match self {
-            Self::OrderConfirmed | Self::OrderCancelled | Self::Feedback => Subject::Order,
+            // Each edit is told by itself, and says what the order is with it.
+            Self::OrderConfirmed | Self::OrderEdited | Self::OrderCancelled | Self::Feedback => {
+                Subject::Order
+            }
             Self::Shipped | Self::InTransit | Self::OutForDelivery | Self::Delivered | Self::Exception => {
                 Subject::Shipment
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use waybill_kernel::id::EditId;
 use waybill_notification::owners::Owners;
 use waybill_notification::providers::smtp::Smtp;
 use waybill_notification::render::Renderer;
@@ -25,6 +26,7 @@ use crate::support::{CUSTOMER, Facts, World, one_row};
 fn whole_life(order: &Facts) -> Vec<waybill_events::Event> {
     vec![
         order.placed(),
+        order.edited(),
         order.shipped(),
         order.tracked("in_transit"),
         order.tracked("exception"),
@@ -44,7 +46,7 @@ fn whole_life(order: &Facts) -> Vec<waybill_events::Event> {
     ]
 }
 
-const STAGES: usize = 15;
+const STAGES: usize = 16;
 
 #[tokio::test]
 async fn every_stage_is_told_once_however_often_its_fact_is() -> anyhow::Result<()> {
@@ -65,6 +67,7 @@ async fn every_stage_is_told_once_however_often_its_fact_is() -> anyhow::Result<
         assert_eq!((decision.state(), decision.attempts), (Sent, 1), "{decision:?}");
         let subject = match decision.stage() {
             Stage::OrderConfirmed | Stage::OrderCancelled | Stage::Feedback => order.order.to_string(),
+            Stage::OrderEdited => order.edit.to_string(),
             Stage::ReturnRequested
             | Stage::ReturnApproved
             | Stage::ReturnDeclined
@@ -264,5 +267,40 @@ async fn what_has_ended_stays_as_it_ended() -> anyhow::Result<()> {
         ("SMTP_REJECTED", 1)
     );
     assert_eq!(world.mails.messages().len(), 0);
+    world.end().await
+}
+
+/// Each edit is told, and says what is ordered with it. Nobody is asked how it was because units were cancelled, unless the
+/// rest has arrived.
+#[tokio::test]
+async fn every_edit_is_told_by_itself() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let order = world.order();
+    order.change_order(&world.owners, |order| {
+        let mut pot = order.lines[0].clone();
+        (pot.title, pot.added_by_edit_id) = ("Teapot".to_owned(), "an edit".to_owned());
+        order.lines[0].cancelled_quantity = 1;
+        order.lines.push(pot);
+    });
+    let second = order.edited_as(EditId::generate());
+    world.feed(&[order.placed(), order.edited(), second]).await?;
+    world.jobs_are_done().await;
+    let mails = world.mails.messages();
+    let told: Vec<_> = (mails.iter())
+        .filter(|mail| mail.subject.contains("was changed"))
+        .collect();
+    assert_eq!(told.len(), 2);
+    assert!(
+        told.iter()
+            .all(|mail| mail.text.contains("1 x Stoneware mug") && mail.text.contains("2 x Teapot"))
+    );
+    let confirmed = mails
+        .iter()
+        .find(|mail| mail.subject.starts_with("Thank you"))
+        .expect("one");
+    assert!(!confirmed.text.contains("Teapot"), "it was not ordered then");
+
+    world.feed(&[order.rest_cancelled()]).await?;
+    world.reaches(order.order, Stage::Feedback, Sent).await;
     world.end().await
 }

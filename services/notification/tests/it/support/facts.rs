@@ -5,7 +5,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::{Event, Position};
-use waybill_kernel::id::{EventId, LineId, MerchantId, OrderId, RefundId, ReturnId, ShipmentId, StoreId};
+use waybill_kernel::id::{
+    EditId, EventId, LineId, MerchantId, OrderId, RefundId, ReturnId, ShipmentId, StoreId,
+};
 use waybill_kernel::partition::partition_of;
 use waybill_proto::waybill::fulfillment::v1 as fulfillment;
 use waybill_proto::waybill::order::v1 as order;
@@ -23,6 +25,7 @@ pub struct Facts {
     pub merchant: MerchantId,
     pub store: StoreId,
     pub order: OrderId,
+    pub edit: EditId,
     pub shipment: ShipmentId,
     pub returned: ReturnId,
     pub refund: RefundId,
@@ -43,6 +46,7 @@ impl Facts {
             merchant,
             store,
             order: OrderId::generate(),
+            edit: EditId::generate(),
             shipment: ShipmentId::generate(),
             returned: ReturnId::generate(),
             refund: RefundId::generate(),
@@ -200,6 +204,33 @@ impl Facts {
             currency_code: "GBP".to_owned(),
             ..order::OrderPlaced::default()
         }
+    }
+
+    pub fn edited(&self) -> Event {
+        self.edited_as(self.edit)
+    }
+
+    pub fn edited_as(&self, edit: EditId) -> Event {
+        self.event(
+            "order",
+            &order::OrderEdited {
+                order_id: self.order.to_string(),
+                edit_id: edit.to_string(),
+                ..order::OrderEdited::default()
+            },
+        )
+    }
+
+    /// Units that were missing were cancelled; the rest has arrived.
+    pub fn rest_cancelled(&self) -> Event {
+        self.event(
+            "fulfillment",
+            &fulfillment::ReservationReleased {
+                order_id: self.order.to_string(),
+                reason: "lines_cancelled".to_owned(),
+                order_delivered_at: Some(prost_types::Timestamp::default()),
+            },
+        )
     }
 
     pub fn cancelled(&self) -> Event {
