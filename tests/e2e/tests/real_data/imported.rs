@@ -6,16 +6,19 @@ use anyhow::{Context as _, ensure};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use waybill_cli::output;
 use waybill_e2e::imports::import;
 use waybill_e2e::orders::minor;
 use waybill_e2e::retail;
 use waybill_e2e::shop::Shop;
+use waybill_e2e::wait;
 use waybill_proto::waybill::order::v1::import_orders_request::Part;
 use waybill_proto::waybill::order::v1::{
     ExportOrdersRequest, Import, ImportChunk, ImportFormat, ImportOpening, ImportOrdersRequest,
     ImportedOrder, ImportedPayment, NewOrder,
 };
+use waybill_rpc::client::is_retryable;
 
 /// Every so many orders one is paid.
 const PAID: usize = 10;
@@ -28,7 +31,7 @@ fn line(at: usize, order: NewOrder) -> anyhow::Result<String> {
         .totals
         .as_ref()
         .map_or(0, |totals| minor(totals.total.as_ref()));
-    if at % PAID != 0 || total == 0 {
+    if !at.is_multiple_of(PAID) || total == 0 {
         return Ok(output::to_json(&order)?.to_string());
     }
     let payment = ImportedPayment {
@@ -51,8 +54,20 @@ fn opening(id: &str) -> ImportOpening {
     }
 }
 
-/// Sends the first half of a file, ending inside of an order, and drops the stream as soon as something of it is durable.
+/// Sends the first half of a file, ending inside of an order, and drops the stream as soon as something of it is durable. On
+/// a busy machine the service may break it earlier, which is a stop as good as ours, but one that has led nowhere.
 async fn stop_half_way(shop: &Shop, file: &[u8], id: &str) -> anyhow::Result<Import> {
+    wait::until("something that is durable", || async {
+        match half(shop, file, id).await {
+            Ok(import) => Ok(Some(import).filter(|import| import.placed > 0)),
+            Err(error) if error.downcast_ref::<Status>().is_some_and(is_retryable) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+async fn half(shop: &Shop, file: &[u8], id: &str) -> anyhow::Result<Import> {
     let (sender, receiver) = mpsc::channel(4);
     let message = |part| ImportOrdersRequest {
         merchant_id: shop.session.merchant_id.clone(),

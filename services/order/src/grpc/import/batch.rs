@@ -30,7 +30,7 @@ pub(super) struct Batch {
     with_payments: bool,
     units: Vec<Unit>,
     lines: usize,
-    /// Where the first of its orders begins.
+    /// Where the first of its orders ends: near enough to where it begins.
     begin: Option<u64>,
 }
 
