@@ -65,6 +65,11 @@ pub trait PaymentProvider: Send + Sync {
         request: &'a RefundRequest,
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>>;
 
+    /// Whether it captures and voids by call, so that a caller need not ask one that can only refuse. No by default.
+    fn captures_by_call(&self) -> bool {
+        false
+    }
+
     /// As [`key_lifetime`](Self::key_lifetime), for captures and voids. Zero by default: look first.
     fn capture_key_lifetime(&self) -> Duration {
         Duration::ZERO

@@ -285,6 +285,10 @@ impl PaymentProvider for ShopifyProvider {
         traced(span, self.search_refund(request))
     }
 
+    fn captures_by_call(&self) -> bool {
+        true
+    }
+
     fn capture<'a>(
         &'a self,
         request: &'a CaptureRequest,

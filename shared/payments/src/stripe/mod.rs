@@ -6,6 +6,7 @@
 
 pub mod amount;
 mod intent;
+mod notice;
 mod webhook;
 pub(crate) mod wire;
 
@@ -18,6 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use waybill_kernel::money::{Currency, Money};
 
+pub use self::notice::{ORDER_KEY, PaymentNotice, PaymentStep};
 pub use self::webhook::{
     Event, RefundNotice, TOLERANCE, WebhookError, parse_event, sign_webhook, verify_webhook,
 };
@@ -237,6 +239,10 @@ impl PaymentProvider for StripeProvider {
     ) -> BoxFuture<'a, Result<Option<ProviderRefund>, ProviderError>> {
         let span = self.span("find refund", About::Leg(request.leg_id));
         traced(span, self.search(request))
+    }
+
+    fn captures_by_call(&self) -> bool {
+        true
     }
 
     fn capture_key_lifetime(&self) -> Duration {

@@ -1,4 +1,4 @@
-//! Stripe's webhooks: is it really from Stripe, and what does it say about a refund?
+//! Stripe's webhooks: is it really from Stripe, and what does it say about a refund or a payment?
 //!
 //! Events come unordered and more than once. A body is believed only after its signature was checked over the raw bytes;
 //! whoever applies it deduplicates by event id and by refund id and state.
@@ -11,6 +11,7 @@ use waybill_kernel::id::LegId;
 use waybill_kernel::money::Money;
 
 use super::amount::{self, AmountError};
+use super::notice::{self, PaymentNotice};
 use super::wire::{MARKER_KEY, WireRefund};
 use crate::provider::{RefundState, leg_of_marker};
 
@@ -110,6 +111,8 @@ pub struct Event {
     pub created: DateTime<Utc>,
     /// What it says about a refund; `None` for events about other things.
     pub refund: Option<RefundNotice>,
+    /// What it says about a payment; `None` for events about other things.
+    pub payment: Option<PaymentNotice>,
 }
 
 /// What an event says about a refund, ours or one made elsewhere.
@@ -130,14 +133,13 @@ pub struct RefundNotice {
 /// Reads a verified body.
 ///
 /// # Errors
-/// When it is no event, or its refund cannot be read.
+/// When it is no event, or its refund or payment cannot be read.
 pub fn parse_event(body: &[u8]) -> Result<Event, WebhookError> {
     let event: WireEvent = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
     let created = DateTime::from_timestamp(event.created, 0);
-    let created = created.ok_or_else(|| WebhookError::MalformedBody {
-        detail: "created is no time".to_owned(),
-    })?;
+    let created = created.ok_or_else(|| missing("created is no time"))?;
     let is_refund = event.kind.starts_with("refund.") || event.kind == "charge.refund.updated";
+    let payment = notice::read(&event.kind, &event.data.object)?;
     let refund = if is_refund {
         Some(notice(event.data.object)?)
     } else {
@@ -148,6 +150,7 @@ pub fn parse_event(body: &[u8]) -> Result<Event, WebhookError> {
         kind: event.kind,
         created,
         refund,
+        payment,
     })
 }
 
@@ -157,9 +160,7 @@ fn notice(object: serde_json::Value) -> Result<RefundNotice, WebhookError> {
     let leg_id = refund.metadata(MARKER_KEY).and_then(leg_of_marker);
     let state = refund.state();
     let payment = refund.payment_intent.or(refund.charge);
-    let provider_payment_id = payment.ok_or_else(|| WebhookError::MalformedBody {
-        detail: "refund names no payment".to_owned(),
-    })?;
+    let provider_payment_id = payment.ok_or_else(|| missing("refund names no payment"))?;
     Ok(RefundNotice {
         provider_refund_id: refund.id,
         provider_payment_id,
@@ -169,7 +170,14 @@ fn notice(object: serde_json::Value) -> Result<RefundNotice, WebhookError> {
     })
 }
 
-fn malformed(error: &serde_json::Error) -> WebhookError {
+/// A body without something it needs.
+pub(super) fn missing(detail: &str) -> WebhookError {
+    WebhookError::MalformedBody {
+        detail: detail.to_owned(),
+    }
+}
+
+pub(super) fn malformed(error: &serde_json::Error) -> WebhookError {
     // The parser's own words may quote the body.
     let kind = match error.classify() {
         serde_json::error::Category::Data => "a field is missing or of another type",
@@ -344,7 +352,7 @@ mod tests {
             parse_event(body.to_string().as_bytes())
         };
         assert_eq!(
-            event("charge.dispute.created", serde_json::json!({"id": "dp_1"}))
+            event("customer.created", serde_json::json!({"id": "cus_1"}))
                 .expect("an event")
                 .refund,
             None
