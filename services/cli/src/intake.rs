@@ -191,6 +191,7 @@ fn capture(session: &Session, order: &TakenOrder) -> Option<RecordPaymentRequest
             seconds: time.timestamp(),
             nanos: 0,
         }),
+        ..RecordPaymentRequest::default()
     };
     request.request_id = request_id("import-payment", &request);
     Some(request)

@@ -1,5 +1,7 @@
 //! Settings of the order service: those that all services share, and its own.
 
+mod payments;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use waybill_runtime::config::{Secret, Validate, seconds};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
 
+pub use self::payments::{Calls, Capture, ProviderConfig, ProviderKind, StoreCapture};
 use crate::domain::review::{Rulebook, Rules};
 
 /// Settings of the order service.
@@ -38,6 +41,13 @@ pub struct Config {
     /// Seconds after which an erasure of a customer looks again at the orders that it waits for. Default 1 hour.
     #[serde(with = "seconds")]
     pub erasure_pause: Duration,
+    /// The payment providers by the name under which payments are recorded. Default none: all payments are captured and
+    /// voided by a person, or by whoever records them.
+    pub providers: BTreeMap<String, ProviderConfig>,
+    /// When payments are captured. Default: when a caller says so.
+    pub capture: Capture,
+    /// How providers are called.
+    pub calls: Calls,
 }
 
 /// Which orders are held when they are placed.
@@ -165,6 +175,9 @@ impl Default for Config {
             max_imports: 16,
             holds: Holds::default(),
             erasure_pause: Duration::from_secs(3600),
+            providers: BTreeMap::new(),
+            capture: Capture::default(),
+            calls: Calls::default(),
         }
     }
 }
@@ -173,6 +186,8 @@ impl Validate for Config {
     fn validate(&self, violations: &mut Violations) {
         self.common.validate(violations);
         self.holds.validate(violations);
+        self.calls.validate(violations);
+        payments::validate(&self.providers, violations);
         if self.handling_days > 365 {
             violations.push(
                 "handling_days",

@@ -2,9 +2,9 @@
 //!
 //! `project` writes one timeline entry per event, behind the end of its order's chain (O-30), and lets the events whose entry
 //! is new move the facets: so each event counts once by itself, whatever the cursors do (O-12). An event that moves a facet
-//! leaves its contents in its entry, so that the order can be replayed from its timeline (O-32). `react` completes orders that are paid and have arrived, and
-//! tells it. The order service's own events are not followed: their entries and effects are written where they are
-//! decided.
+//! leaves its contents in its entry, so that the order can be replayed from its timeline (O-32). `react` completes orders that
+//! are paid and have arrived, and tells it; and where a store captures on shipment it writes the job that does. The order
+//! service's own events are not followed: their entries and effects are written where they are decided.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, LazyLock};
@@ -23,17 +23,20 @@ use waybill_proto::waybill::{
 };
 use waybill_store::{Origin, StoreError};
 
-use crate::app::BELL;
+use crate::app::{BELL, Sweep};
+use crate::domain::capture::{CapturePolicy, CaptureRules};
 use crate::domain::fact::{Fact, MessageFact, ParcelFact, RefundFact, ReturnFact, TimelineEntry, Units};
 use crate::domain::order::Tenant;
 use crate::domain::replay::Effect;
 use crate::domain::tracking::Tracked;
 use crate::events::{self, About};
 use crate::store::{timeline, track, trail};
+use crate::workers;
 
 /// Follows fulfillment, refund and notification.
 pub(crate) struct OrderFold {
     pub(crate) clock: time::Shared,
+    pub(crate) capture: Arc<CaptureRules>,
 }
 
 impl OrderFold {
@@ -89,6 +92,7 @@ impl Fold for OrderFold {
     }
 
     async fn react(&self, reaction: &mut Reaction<'_>, events: &[Event]) -> Result<(), FoldError> {
+        self.capture_shipped(reaction, events);
         // Whatever came first, it is an arrival that completes an order here; a payment that does is seen in RecordPayment.
         let mut arrivals: BTreeMap<Uuid, &Event> = BTreeMap::new();
         for event in events
@@ -142,6 +146,27 @@ impl Fold for OrderFold {
 }
 
 impl OrderFold {
+    /// What has left is captured, where the store wants that: all that is open of the order, by a job. Later parcels find
+    /// nothing left, unless something was authorised meanwhile.
+    fn capture_shipped(&self, reaction: &mut Reaction<'_>, events: &[Event]) {
+        for event in events
+            .iter()
+            .filter(|event| event.is::<fulfillment::ShipmentShipped>())
+        {
+            let Some(store) = event.store else { continue };
+            let tenant = Tenant {
+                merchant: event.merchant,
+                store,
+            };
+            if self.capture.of(tenant) != CapturePolicy::OnShipment {
+                continue;
+            }
+            let cause = format!("shipped:{}", event.event_id);
+            let job = workers::sweep_job(tenant, event.key.into(), Sweep::Capture, &cause);
+            reaction.enqueue(job.traceparent(event.traceparent.clone()));
+        }
+    }
+
     async fn move_facets(&self, conn: &mut PgConnection, news: &[&Heard<'_>]) -> Result<(), FoldError> {
         let moving: Vec<&&Heard<'_>> = news.iter().filter(|heard| heard.fact.moves()).collect();
         if moving.is_empty() {

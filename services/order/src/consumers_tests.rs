@@ -23,7 +23,7 @@ pub(crate) struct Shop {
     pub(crate) orders: Orders,
     fold: OrderFold,
     pub(crate) tenant: Tenant,
-    _db: TestDb,
+    pub(crate) db: TestDb,
 }
 
 pub(crate) async fn shop() -> Shop {
@@ -47,10 +47,12 @@ pub(crate) async fn shop() -> Shop {
         handling_days: 2,
         customers: Customers::new("0123456789abcdef".to_owned().into()),
         rules: Arc::default(),
+        capture: Arc::default(),
         db,
     };
     let fold = OrderFold {
         clock: SystemClock::shared(),
+        capture: Arc::default(),
     };
     let tenant = Tenant {
         merchant: MerchantId::generate(),
@@ -60,18 +62,23 @@ pub(crate) async fn shop() -> Shop {
         orders,
         fold,
         tenant,
-        _db: test_db,
+        db: test_db,
     }
 }
 
 impl Shop {
     /// An order of two units for 10.00 EUR.
     pub(crate) async fn place(&self) -> Order {
+        self.place_as("1").await
+    }
+
+    /// The same under another external id.
+    pub(crate) async fn place_as(&self, external_id: &str) -> Order {
         let eur = |minor| Money::new(Currency::EUR, minor);
         let draft = Draft {
             source: Source {
                 system: "api".into(),
-                external_id: "1".into(),
+                external_id: external_id.into(),
             },
             number: String::new(),
             placed_at: None,
@@ -114,7 +121,7 @@ impl Shop {
             merchant: self.tenant.merchant,
             caller: "test".into(),
             rpc: "test",
-            request_id: "1".into(),
+            request_id: external_id.into(),
             hash: [0; 32],
         };
         let candidate: Candidate = self

@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use tonic::Code;
 use waybill_kernel::check::Violations;
-use waybill_kernel::id::{HoldId, OrderId};
-use waybill_kernel::money::Money;
+use waybill_kernel::id::{HoldId, OrderId, PaymentId};
+use waybill_kernel::money::{Currency, Money};
 use waybill_rpc::fault::Fault;
 use waybill_store::{RetryClass, StoreError};
 
+use crate::domain::attempt::{Attempt, AttemptKind, AttemptState};
 use crate::domain::cancellation::NotFree;
 use crate::domain::change::Path;
 use crate::domain::freeze::Refused;
 use crate::domain::goods::FulfillmentStatus;
 use crate::domain::limits::MAX_FAULTS;
+use crate::domain::payment::PaymentKind;
 use crate::domain::state::Status;
 
 pub use self::imports::ImportError;
@@ -219,6 +221,57 @@ pub enum Error {
         /// The order it was recorded for.
         order_id: OrderId,
     },
+    /// The order has no such authorisation.
+    #[error("the order has no such payment; name a payment of kind AUTHORIZATION by its payment_id")]
+    PaymentNotFound,
+    /// There is no such attempt.
+    #[error("the order has no such attempt")]
+    AttemptNotFound,
+    /// A provider has the word first.
+    #[error("{}", in_flight(.0))]
+    PaymentInFlight(Box<InFlight>),
+    /// Nobody can be called for the payment.
+    #[error(
+        "provider {provider:?} of order {order_id} cannot be called for captures and voids: configure it, or do it there and          record it by RecordPayment"
+    )]
+    ProviderNotCallable {
+        /// The order.
+        order_id: OrderId,
+        /// The provider.
+        provider: String,
+    },
+    /// More would be captured than is authorised.
+    #[error(
+        "a capture of {given} is more than the {open} that is open of authorisation {payment_id} of order {order_id}"
+    )]
+    CaptureExceedsAuthorization {
+        /// The order.
+        order_id: OrderId,
+        /// The authorisation.
+        payment_id: PaymentId,
+        /// What is open of it.
+        open: Money,
+        /// What was given.
+        given: Money,
+    },
+    /// As many attempts as an order may have.
+    #[error(
+        "order {order_id} has had {most} attempts, as many as there may be; do it at the provider, and record it"
+    )]
+    TooManyAttempts {
+        /// The order.
+        order_id: OrderId,
+        /// What is allowed.
+        most: usize,
+    },
+    /// A dispute that is not open ends.
+    #[error("{}", not_disputed(*order_id, *ended))]
+    DisputeNotOpen {
+        /// The order.
+        order_id: OrderId,
+        /// How it has ended before; none when it never began.
+        ended: Option<PaymentKind>,
+    },
     /// The place that a watch should go on from is no longer in the log.
     #[error("the cursor is no longer in the log; begin again with from_start, or without a cursor")]
     CursorExpired,
@@ -261,6 +314,60 @@ pub enum Error {
     /// The database.
     #[error("{}", told(.0))]
     Store(#[source] Arc<StoreError>),
+}
+
+/// A capture or a void that is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlight {
+    /// The order.
+    pub order_id: OrderId,
+    /// The authorisation.
+    pub payment_id: PaymentId,
+    /// The attempt.
+    pub attempt_id: PaymentId,
+    /// What is asked for.
+    pub kind: AttemptKind,
+    /// How far it is.
+    pub state: AttemptState,
+    /// How much.
+    pub amount: Money,
+}
+
+impl InFlight {
+    pub(crate) fn of(order_id: OrderId, attempt: &Attempt, currency: Currency) -> InFlight {
+        InFlight {
+            order_id,
+            payment_id: attempt.payment,
+            attempt_id: attempt.id,
+            kind: attempt.kind,
+            state: attempt.state,
+            amount: Money::new(currency, attempt.amount),
+        }
+    }
+}
+
+fn in_flight(of: &InFlight) -> String {
+    let InFlight {
+        order_id,
+        payment_id,
+        attempt_id,
+        ..
+    } = of;
+    let (kind, amount, state) = (of.kind.as_str(), of.amount, of.state.as_str());
+    format!(
+        "a {kind} of {amount} of payment {payment_id} of order {order_id} is {state} (attempt {attempt_id}); wait until it is \
+         SUCCEEDED or FAILED, then call again"
+    )
+}
+
+fn not_disputed(order: OrderId, ended: Option<PaymentKind>) -> String {
+    match ended {
+        Some(PaymentKind::DisputeLost) => {
+            format!("the dispute about order {order} has ended before: it was lost")
+        }
+        Some(_) => format!("the dispute about order {order} has ended before: it was won"),
+        None => format!("order {order} has no such dispute; record it with kind DISPUTE first"),
+    }
 }
 
 fn not_cancellable(order: OrderId, refused: &[NotFree]) -> String {
@@ -380,7 +487,10 @@ impl Fault for Error {
             | Error::AnswerTooLarge { .. }
             | Error::RequestIdReused => Code::InvalidArgument,
             Error::OrderExists { .. } | Error::NumberTaken { .. } => Code::AlreadyExists,
-            Error::OrderNotFound | Error::ErasureNotFound => Code::NotFound,
+            Error::OrderNotFound
+            | Error::ErasureNotFound
+            | Error::PaymentNotFound
+            | Error::AttemptNotFound => Code::NotFound,
             Error::EtagMismatch { .. } => Code::Aborted,
             Error::NotCancellable { .. }
             | Error::UnitsNotCancellable { .. }
@@ -395,7 +505,12 @@ impl Fault for Error {
             | Error::CaptureExceedsTotal { .. }
             | Error::NothingAuthorized { .. }
             | Error::PaymentDiffers { .. }
-            | Error::HistoryTooLong { .. } => Code::FailedPrecondition,
+            | Error::HistoryTooLong { .. }
+            | Error::PaymentInFlight(_)
+            | Error::ProviderNotCallable { .. }
+            | Error::CaptureExceedsAuthorization { .. }
+            | Error::TooManyAttempts { .. }
+            | Error::DisputeNotOpen { .. } => Code::FailedPrecondition,
             Error::CursorExpired | Error::VersionNotReached { .. } => Code::OutOfRange,
             Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Code::ResourceExhausted,
             Error::Import(error) => error.code(),
@@ -434,6 +549,13 @@ impl Fault for Error {
             Error::CaptureExceedsTotal { .. } => "CAPTURE_EXCEEDS_TOTAL",
             Error::NothingAuthorized { .. } => "NOTHING_AUTHORIZED",
             Error::PaymentDiffers { .. } => "PAYMENT_DIFFERS",
+            Error::PaymentNotFound => "PAYMENT_NOT_FOUND",
+            Error::AttemptNotFound => "ATTEMPT_NOT_FOUND",
+            Error::PaymentInFlight(_) => "PAYMENT_IN_FLIGHT",
+            Error::ProviderNotCallable { .. } => "PROVIDER_NOT_CALLABLE",
+            Error::CaptureExceedsAuthorization { .. } => "CAPTURE_EXCEEDS_AUTHORIZATION",
+            Error::TooManyAttempts { .. } => "TOO_MANY_ATTEMPTS",
+            Error::DisputeNotOpen { .. } => "DISPUTE_NOT_OPEN",
             Error::CursorExpired => "CURSOR_EXPIRED",
             Error::VersionNotReached { .. } => "VERSION_NOT_REACHED",
             Error::HistoryTooLong { .. } => "HISTORY_TOO_LONG",
@@ -485,7 +607,12 @@ impl Fault for Error {
             Error::HistoryTooLong { order_id, .. } => ("ORDER_HISTORY", order_id),
             Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
+            | Error::ProviderNotCallable { order_id, .. }
+            | Error::CaptureExceedsAuthorization { order_id, .. }
+            | Error::TooManyAttempts { order_id, .. }
+            | Error::DisputeNotOpen { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => ("ORDER_PAYMENT", order_id),
+            Error::PaymentInFlight(of) => ("ORDER_PAYMENT", &of.order_id),
             _ => return None,
         };
         Some((kind.to_owned(), order_id.to_string(), self.to_string()))
@@ -496,6 +623,7 @@ impl Fault for Error {
             Error::TooManyWatches { .. } | Error::TooManyExports { .. } => Some(Duration::from_secs(1)),
             Error::Import(error) => error.retry_after(),
             Error::Stopping => Some(Duration::from_millis(500)),
+            Error::PaymentInFlight(_) => Some(Duration::from_secs(1)),
             Error::Store(error) => match &**error {
                 StoreError::Retry(_) => Some(Duration::from_millis(50)),
                 StoreError::Unavailable { .. } => Some(Duration::from_millis(500)),
@@ -532,7 +660,17 @@ impl Fault for Error {
             | Error::ContactErased { order_id, .. }
             | Error::CaptureExceedsTotal { order_id, .. }
             | Error::NothingAuthorized { order_id, .. }
+            | Error::ProviderNotCallable { order_id, .. }
+            | Error::CaptureExceedsAuthorization { order_id, .. }
+            | Error::TooManyAttempts { order_id, .. }
+            | Error::DisputeNotOpen { order_id, .. }
             | Error::PaymentDiffers { order_id, .. } => vec![("order_id".to_owned(), order_id.to_string())],
+            Error::PaymentInFlight(of) => vec![
+                ("order_id".to_owned(), of.order_id.to_string()),
+                ("payment_id".to_owned(), of.payment_id.to_string()),
+                ("attempt_id".to_owned(), of.attempt_id.to_string()),
+                ("state".to_owned(), of.state.as_str().to_owned()),
+            ],
             _ => Vec::new(),
         }
     }

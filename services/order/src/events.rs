@@ -361,12 +361,15 @@ pub(crate) fn paid(about: About, payment: &Payment, captured: Money, traceparent
         amount_minor: payment.amount,
         occurred_at: Some(to_timestamp(payment.occurred_at)),
         captured_minor: captured.minor,
+        reason: payment.reason.clone(),
+        dispute_id: payment.dispute_id.clone(),
     };
     let fact = Fact::Paid {
         payment: payment.id.uuid(),
         kind: payment.kind,
         provider: payment.provider.clone(),
         amount: Money::new(captured.currency, payment.amount),
+        reason: payment.reason.clone(),
     };
     Told::new(about, &message, &fact, traceparent)
 }

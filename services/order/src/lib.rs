@@ -7,6 +7,7 @@
 //!   cancelling, recording payments, reading, finding, watching, importing, forgetting customers.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
 //! - [`formats`] reads files of orders as their bytes arrive.
+//! - `workers` calls payment providers, as jobs: intent first, then the call, then what the provider said.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
@@ -22,6 +23,7 @@ mod events;
 pub mod formats;
 mod grpc;
 mod store;
+mod workers;
 
 use std::sync::Arc;
 
@@ -31,18 +33,23 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::FoldOptions;
 use waybill_kernel::time::{self, SystemClock};
+use waybill_payments::Providers;
 use waybill_proto::waybill::order::v1::customer_service_server::CustomerServiceServer;
 use waybill_proto::waybill::order::v1::order_service_server::OrderServiceServer;
 use waybill_service::{Service, StartError};
 use waybill_store::Db;
 use waybill_store::jobs::JobOptions;
 
-pub use crate::config::{Config, Holds, Placing, StoreHolds};
+pub use crate::config::{
+    Calls, Capture, Config, Holds, Placing, ProviderConfig, ProviderKind, StoreCapture, StoreHolds,
+};
+pub use crate::domain::capture::CapturePolicy;
 pub use crate::error::{Error, ImportError};
 
 use crate::app::{Customers, Eraser, Exports, Imports, Intake, Lookups, Orders, Watch};
 use crate::consumers::OrderFold;
 use crate::grpc::{CustomerGrpc, OrderGrpc};
+use crate::workers::{Cashier, Resolve, Submit, SweepAuthorizations};
 
 /// The service's name: its schema, its role, its stream.
 pub const NAME: &str = "order";
@@ -57,6 +64,8 @@ const MIN_CUSTOMER_KEY: usize = 16;
 pub struct Deps {
     /// The clock.
     pub clock: time::Shared,
+    /// The payment providers, by name. Payments of others are captured and voided by a person.
+    pub providers: Providers,
 }
 
 /// The service, ready to run.
@@ -73,7 +82,7 @@ impl App {
     /// See [`StartError`].
     pub fn build(config: Config, deps: Deps) -> BoxFuture<'static, Result<App, StartError>> {
         Box::pin(async move {
-            let clock = deps.clock;
+            let Deps { clock, providers } = deps;
             let base = Service::connect(
                 NAME,
                 config.common.clone(),
@@ -96,7 +105,14 @@ impl App {
                 handling_days: config.handling_days,
                 customers: Customers::new(customer_key),
                 rules: Arc::new(config.holds.rulebook()),
+                capture: Arc::new(config.capture.rules(&providers)),
             };
+            let fold = OrderFold {
+                clock,
+                capture: Arc::clone(&orders.capture),
+            };
+            let (jobs, destinations) = (config.calls.jobs(), config.destinations());
+            let cashier = Cashier::new(orders.clone(), providers, config.calls.patience());
             let watch = Arc::clone(&orders.watch);
             // Answers are bounded by what one answer may hold, see `app::query` and `grpc::batch`.
             let most = base.common().limits.max_message_bytes;
@@ -116,7 +132,12 @@ impl App {
             let rpcs = OrderServiceServer::new(OrderGrpc { orders }).max_decoding_message_size(most);
             let service = base
                 .relay()
-                .fold(OrderFold { clock }, FoldOptions::default())
+                .destinations(destinations)
+                .await?
+                .fold(fold, FoldOptions::default())
+                .work(SweepAuthorizations(cashier.clone()), jobs)
+                .work(Submit(cashier.clone()), jobs)
+                .work(Resolve(cashier), jobs)
                 .task("watch", |stop| watch.run(stop))
                 .work(eraser, erasing)
                 .rpc(customers)
@@ -168,7 +189,10 @@ async fn customer_key(config: &Config, db: &Db) -> Result<SecretString, StartErr
 /// See [`StartError`].
 pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     let listener = waybill_service::listen(config.common.listen).await?;
-    let clock = SystemClock::shared();
-    let app = App::build(config, Deps { clock }).await?;
+    let deps = Deps {
+        clock: SystemClock::shared(),
+        providers: config.build_providers()?,
+    };
+    let app = App::build(config, deps).await?;
     app.run(listener, shutdown).await
 }

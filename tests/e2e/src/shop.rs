@@ -226,6 +226,7 @@ impl Shop {
             provider_payment_id: payment_of(order),
             amount: Some(total),
             occurred_at: None,
+            ..RecordPaymentRequest::default()
         };
         let client = self.session.orders()?;
         let answer = patient!("a payment could not be recorded", client.record_payment(request)).await?;

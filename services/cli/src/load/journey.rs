@@ -291,6 +291,7 @@ impl Journey {
             provider_payment_id: payment,
             amount: Some(total),
             occurred_at: None,
+            ..RecordPaymentRequest::default()
         };
         let (one, _) = ask!(
             self,

@@ -115,7 +115,13 @@ pub(super) async fn spawn_services(
     let (order, fulfillment, refund, notification, analytics) = tokio::try_join!(
         built(
             "order",
-            waybill_order::App::build(order, waybill_order::Deps { clock: clock() })
+            waybill_order::App::build(
+                order,
+                waybill_order::Deps {
+                    clock: clock(),
+                    providers: settings.providers.clone()
+                }
+            )
         ),
         built(
             "fulfillment",

@@ -5,8 +5,10 @@ use waybill_kernel::id::OrderId;
 use waybill_kernel::money::Money;
 use waybill_kernel::time;
 use waybill_runtime::telemetry::current_traceparent;
+use waybill_store::jobs;
 use waybill_store::{RequestKey, Tx, UseCase};
 
+use super::attempt::{Sweep, refuse_while_capturing};
 use super::{BELL, Orders, Receipt, check_etag};
 use crate::domain::hold::Release;
 use crate::domain::order::{Order, Tenant};
@@ -15,6 +17,7 @@ use crate::error::Error;
 use crate::events::{self, About};
 use crate::store::change::Locked;
 use crate::store::{change, holds};
+use crate::workers;
 
 /// What is to be cancelled.
 pub(crate) struct Cancel {
@@ -105,6 +108,9 @@ pub(super) async fn whole(
 ) -> Result<Receipt, Error> {
     let (tenant, order) = (scene.tenant, scene.order);
     let mut state = locked.state;
+    if state.money.capturing > 0 && !state.is_final() {
+        refuse_while_capturing(tx, tenant, order, locked.currency).await?;
+    }
     let held = state.holds > 0;
     state
         .cancel(reason)
@@ -133,6 +139,11 @@ pub(super) async fn whole(
         holds::release(tx.conn(), tenant, order, None, &release).await?;
     }
     scene.log.append(tx, &[told.event]).await?;
+    if state.money.authorized > state.money.voided {
+        // What is authorised is released by whoever can be called for it.
+        let job = workers::sweep_job(tenant, order, Sweep::Void, &format!("cancelled:{order}"));
+        jobs::enqueue(tx, &[job]).await?;
+    }
     tx.ring(BELL);
     Ok(Receipt::of(order, state))
 }

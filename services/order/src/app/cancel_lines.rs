@@ -8,6 +8,7 @@ use waybill_kernel::time;
 use waybill_runtime::telemetry::current_traceparent;
 use waybill_store::{RequestKey, Tx, UseCase};
 
+use super::attempt::refuse_while_capturing;
 use super::cancel::{self, Scene};
 use super::{BELL, Orders, Receipt, check_etag};
 use crate::domain::cancellation::{Cancellation, Cut, NotFree, cut};
@@ -112,6 +113,9 @@ impl UseCase for CancelOrderLines<'_> {
         let overpaid = state.money.overpaid();
         let completed = state.cancel_units(to_ship, cancellation.amount());
         let refund = state.money.overpaid() - overpaid;
+        if !state.money.captures_fit() {
+            refuse_while_capturing(tx, tenant, order, locked.currency).await?;
+        }
         state.touch(cancellation.at);
         cancellation.at = state.updated_at;
 

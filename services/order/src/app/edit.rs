@@ -8,6 +8,7 @@ use waybill_kernel::time;
 use waybill_runtime::telemetry::current_traceparent;
 use waybill_store::{RequestKey, StoreError, Tx, UseCase};
 
+use super::attempt::refuse_while_capturing;
 use super::{BELL, Orders, Receipt, check_etag};
 use crate::domain::edit::{self, Deed, Edit, Edited, Refused};
 use crate::domain::limits;
@@ -137,6 +138,9 @@ impl UseCase for EditOrder<'_> {
                 at: self.clock.now(),
             },
         );
+        if !order.state.money.captures_fit() {
+            refuse_while_capturing(tx, tenant, order_id, order.terms.currency).await?;
+        }
         let edited = (order.edits.last().cloned())
             .ok_or_else(|| StoreError::other("an edit that was made is not there"))?;
         let told = tell(&order, &edited, completed)?;

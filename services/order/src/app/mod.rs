@@ -3,6 +3,7 @@
 //! [`Orders`] is the service as a value: what the use cases need, and one method per RPC. It speaks domain types; that
 //! there is a wire format is known to `grpc` alone.
 
+mod attempt;
 mod cancel;
 mod cancel_lines;
 mod customer_data;
@@ -19,6 +20,7 @@ mod query;
 mod rebuild;
 mod update;
 mod watch;
+mod word;
 
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ use waybill_kernel::id::{CancellationId, EditId, HoldId, OrderId, PaymentId};
 use waybill_kernel::time;
 use waybill_store::{Db, StoreError};
 
+pub(crate) use self::attempt::{NewAttempt, Sweep, SweepOrder, Swept, Wish};
 pub(crate) use self::cancel::Cancel;
 pub(crate) use self::cancel_lines::CancelUnits;
 pub(crate) use self::customer_data::{CustomerExport, Held};
@@ -44,7 +47,9 @@ pub(crate) use self::query::MAX_BATCH_GET;
 pub(crate) use self::rebuild::Rebuilt;
 pub(crate) use self::update::NewDetails;
 pub(crate) use self::watch::{Follower, Start, Watch};
+pub(crate) use self::word::{ApplyWord, BeginCall, Call, FollowUp, Turn};
 
+use crate::domain::capture::CaptureRules;
 use crate::domain::order::{Order, Tenant};
 use crate::domain::review::Rulebook;
 use crate::domain::state::State;
@@ -63,6 +68,7 @@ pub(crate) struct Orders {
     pub(crate) handling_days: u16,
     pub(crate) customers: Customers,
     pub(crate) rules: Arc<Rulebook>,
+    pub(crate) capture: Arc<CaptureRules>,
     pub(crate) intake: Intake,
     pub(crate) lookups: Lookups,
     pub(crate) watch: Arc<Watch>,
@@ -90,6 +96,9 @@ pub(crate) struct Receipt {
     /// The edit that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditId>,
+    /// What a provider is asked for; how far that is by now is told by its row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<PaymentId>,
 }
 
 impl Receipt {
@@ -102,6 +111,7 @@ impl Receipt {
             hold: None,
             cancellation: None,
             edit: None,
+            attempt: None,
         }
     }
 }

@@ -163,6 +163,7 @@ impl Orders {
             holds,
             cancellations: Vec::new(),
             edits: Vec::new(),
+            attempts: Vec::new(),
         };
         let event = events::placed(&order, &customer_key);
         let bytes = event.encoded_len() + NUMBER_BYTES;

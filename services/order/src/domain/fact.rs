@@ -170,6 +170,8 @@ pub enum Fact {
         provider: String,
         /// How much.
         amount: Money,
+        /// The provider's reason of a failure or dispute, as a key; may be empty.
+        reason: String,
     },
     /// Something about it was changed that may change.
     Updated {
@@ -328,12 +330,9 @@ impl Fact {
                 kind,
                 provider,
                 amount,
+                reason,
                 ..
-            } => match kind {
-                PaymentKind::Authorization => format!("{amount} authorised by {provider}"),
-                PaymentKind::Capture => format!("{amount} captured by {provider}"),
-                PaymentKind::Void => format!("Authorisation of {amount} given back by {provider}"),
-            },
+            } => paid(*kind, provider, *amount, reason),
             Fact::Updated { paths } => updated(paths),
             Fact::ContactErased => "Customer erased: contact, addresses, note and attributes".to_owned(),
             Fact::Held { reason, rule, .. } if rule.is_empty() => {
@@ -402,6 +401,23 @@ impl Fact {
             },
             Fact::Other { name } => words(name),
         }
+    }
+}
+
+fn paid(kind: PaymentKind, provider: &str, amount: Money, reason: &str) -> String {
+    let why = if reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", reason.replace('_', " "))
+    };
+    match kind {
+        PaymentKind::Authorization => format!("{amount} authorised by {provider}"),
+        PaymentKind::Capture => format!("{amount} captured by {provider}"),
+        PaymentKind::Void => format!("Authorisation of {amount} given back by {provider}"),
+        PaymentKind::Failure => format!("Payment of {amount} failed at {provider}{why}"),
+        PaymentKind::Dispute => format!("{amount} disputed at {provider}{why}"),
+        PaymentKind::DisputeWon => format!("Dispute of {amount} at {provider} won"),
+        PaymentKind::DisputeLost => format!("Dispute of {amount} at {provider} lost"),
     }
 }
 
@@ -497,6 +513,16 @@ mod tests {
                     left: 1,
                 },
                 "Hold released: check of the address; 1 hold is still open",
+            ),
+            (
+                Fact::Paid {
+                    payment: Uuid::nil(),
+                    kind: PaymentKind::Failure,
+                    provider: "stripe".into(),
+                    amount: ten,
+                    reason: "card_declined".into(),
+                },
+                "Payment of 10.00 GBP failed at stripe: card declined",
             ),
             (
                 Fact::Updated {

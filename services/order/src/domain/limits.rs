@@ -41,6 +41,8 @@ pub const MAX_RATE_PPM: i32 = 10_000_000;
 pub const MAX_REASON: usize = 500;
 /// Characters of a provider's id of a payment.
 pub const MAX_PROVIDER_PAYMENT_ID: usize = 200;
+/// Characters of a provider's reason of a failure or dispute.
+pub const MAX_PAYMENT_REASON: usize = 100;
 /// Characters of the key of a system or provider.
 pub const MAX_KEY: usize = 40;
 /// Characters of a number.

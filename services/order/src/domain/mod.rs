@@ -10,6 +10,8 @@
 //! | [`hold`] | why an order is stopped |
 //! | [`order`] | an order: frozen terms, contact, payments, state |
 //! | [`payment`], [`goods`], [`returns`] | three facets, each a state machine of its own |
+//! | [`attempt`] | what providers are asked to capture and to void, and what they say |
+//! | [`capture`] | when payments are captured, and by which providers |
 //! | [`review`] | which orders are held at their placement |
 //! | [`state`] | the four facets together: what may be cancelled, what is complete |
 //! | [`cancellation`] | which units of lines a cancellation takes, and what they cost |
@@ -52,7 +54,9 @@ macro_rules! keys {
     };
 }
 
+pub mod attempt;
 pub mod cancellation;
+pub mod capture;
 pub mod change;
 pub mod draft;
 pub mod edit;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use waybill_kernel::id::{LineId, MerchantId, OrderId, PaymentId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 
+use super::attempt::Attempt;
 use super::cancellation::Cancellation;
 use super::edit::Edited;
 use super::hold::Hold;
@@ -256,6 +257,12 @@ pub struct Payment {
     pub amount: i64,
     /// When it happened at the provider.
     pub occurred_at: DateTime<Utc>,
+    /// Why it failed, or is disputed: the provider's reason as a key; may be empty.
+    pub reason: String,
+    /// The provider's id of the dispute; empty for all else.
+    pub dispute_id: String,
+    /// The attempt that it came of; none when it was told from outside.
+    pub attempt: Option<PaymentId>,
 }
 
 /// An order.
@@ -279,14 +286,16 @@ pub struct Order {
     pub cancellations: Vec<Cancellation>,
     /// Edits, oldest first.
     pub edits: Vec<Edited>,
+    /// What providers are asked for, oldest first.
+    pub attempts: Vec<Attempt>,
     /// Where it stands.
     pub state: State,
 }
 
 impl Order {
     /// The order as it was in an earlier state: the terms are the same for ever, payments, holds, cancelled units, edits and
-    /// their lines are those that the state had seen. An answer that was given once can so be given again, without keeping personal data in it. What is no
-    /// term and no state (contact, note, tags, attributes) is as it is now.
+    /// their lines are those that the state had seen. An answer that was given once can so be given again, without keeping
+    /// personal data in it. What is no term and no state (contact, note, tags, attributes, how far attempts are) is as it is now.
     #[must_use]
     pub fn at(mut self, state: State) -> Order {
         self.payments.truncate(state.payments as usize);
@@ -297,6 +306,8 @@ impl Order {
             .retain(|cancellation| cancellation.version <= state.version);
         self.edits.retain(|edit| edit.version <= state.version);
         (self.terms.lines).retain(|line| line.added_version <= state.version);
+        self.attempts
+            .retain(|attempt| attempt.order_version <= state.version);
         self.state = state;
         self
     }

@@ -15,13 +15,48 @@ pub enum PaymentKind {
     Capture,
     /// An authorisation was given back.
     Void,
+    /// One of these was refused: no sum changes.
+    Failure,
+    /// The customer's bank asks money back.
+    Dispute,
+    /// A dispute has ended, and the money stays.
+    DisputeWon,
+    /// A dispute has ended, and the money is gone.
+    DisputeLost,
 }
 
 keys! { PaymentKind {
     Authorization = "authorization",
     Capture = "capture",
     Void = "void",
+    Failure = "failure",
+    Dispute = "dispute",
+    DisputeWon = "dispute_won",
+    DisputeLost = "dispute_lost",
 } }
+
+impl PaymentKind {
+    /// Whether money is set aside or taken: not for an order that is cancelled. All else is told as it happens.
+    #[must_use]
+    pub fn takes_money(self) -> bool {
+        matches!(self, PaymentKind::Authorization | PaymentKind::Capture)
+    }
+
+    /// Whether it is about a dispute.
+    #[must_use]
+    pub fn is_dispute(self) -> bool {
+        matches!(
+            self,
+            PaymentKind::Dispute | PaymentKind::DisputeWon | PaymentKind::DisputeLost
+        )
+    }
+
+    /// Whether a provider gives a reason with it.
+    #[must_use]
+    pub fn has_reason(self) -> bool {
+        self == PaymentKind::Failure || self.is_dispute()
+    }
+}
 
 /// Where the money of an order stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +110,15 @@ pub struct Money {
     /// for what came with it.
     #[serde(default)]
     pub owed_back: i64,
+    /// What captures in flight are about to take.
+    #[serde(default)]
+    pub capturing: i64,
+    /// What is disputed and not decided.
+    #[serde(default)]
+    pub disputed: i64,
+    /// What disputes took; part of what was captured.
+    #[serde(default)]
+    pub dispute_lost: i64,
 }
 
 /// Why a payment cannot be.
@@ -90,7 +134,12 @@ pub enum PaymentRefused {
         /// What could still be given back.
         open: i64,
     },
-    /// The sum of all authorisations does not fit into 64 bits.
+    /// More disputes would end than are open.
+    NothingDisputed {
+        /// What is disputed.
+        open: i64,
+    },
+    /// The sum of all authorisations, or of all disputes, does not fit into 64 bits.
     Overflow,
 }
 
@@ -107,6 +156,9 @@ impl Money {
             cancelled: 0,
             added: 0,
             owed_back: 0,
+            capturing: 0,
+            disputed: 0,
+            dispute_lost: 0,
         }
     }
 
@@ -144,6 +196,19 @@ impl Money {
         }
     }
 
+    /// What may still be taken: what is to be paid and neither captured nor about to be (O-28). Not negative, also when units
+    /// were cancelled that had been paid.
+    #[must_use]
+    pub fn payable(self) -> i64 {
+        (self.due() - self.kept() - self.capturing).max(0)
+    }
+
+    /// Whether captures in flight take no more than is to be paid (O-28).
+    #[must_use]
+    pub const fn captures_fit(self) -> bool {
+        self.capturing == 0 || self.kept() + self.capturing <= self.due()
+    }
+
     /// The money after a payment of more than 0.
     ///
     /// A capture needs no authorisation (a sale is both in one), and does not use one up: several providers may share an
@@ -161,7 +226,7 @@ impl Money {
                 Ok(Money { authorized, ..self })
             }
             PaymentKind::Capture => {
-                let open = self.open();
+                let open = self.payable();
                 if amount > open {
                     return Err(PaymentRefused::CaptureExceedsTotal { open });
                 }
@@ -177,6 +242,32 @@ impl Money {
                 }
                 Ok(Money {
                     voided: self.voided + amount,
+                    ..self
+                })
+            }
+            PaymentKind::Failure => Ok(self),
+            PaymentKind::Dispute => {
+                let disputed = self.disputed.checked_add(amount);
+                // What is lost is part of what was disputed, and has to fit beside it.
+                let disputed = disputed.filter(|sum| sum.checked_add(self.dispute_lost).is_some());
+                Ok(Money {
+                    disputed: disputed.ok_or(PaymentRefused::Overflow)?,
+                    ..self
+                })
+            }
+            PaymentKind::DisputeWon | PaymentKind::DisputeLost => {
+                let open = self.disputed;
+                if amount > open {
+                    return Err(PaymentRefused::NothingDisputed { open });
+                }
+                let lost = if kind == PaymentKind::DisputeLost {
+                    amount
+                } else {
+                    0
+                };
+                Ok(Money {
+                    disputed: open - amount,
+                    dispute_lost: self.dispute_lost + lost,
                     ..self
                 })
             }
@@ -218,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use PaymentKind::{Authorization, Capture, Void};
+    use PaymentKind::{Authorization, Capture, Dispute, DisputeLost, DisputeWon, Failure, Void};
 
     fn after(total: i64, payments: &[(PaymentKind, i64)]) -> Money {
         payments.iter().fold(Money::of(total), |money, &(kind, amount)| {
@@ -323,6 +414,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_its_way_is_not_taken_twice() {
+        let flying = Money {
+            capturing: 60,
+            ..Money::of(100)
+        };
+        assert_eq!(
+            flying.record(Capture, 41),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 40 })
+        );
+        assert!(flying.captures_fit());
+        let cancelled = Money {
+            cancelled: 50,
+            ..flying
+        };
+        assert!(!cancelled.captures_fit());
+    }
+
+    #[test]
+    fn disputes_and_failures_leave_what_was_paid() {
+        let paid = after(100, &[(Capture, 100), (Failure, 30)]);
+        assert_eq!(paid, after(100, &[(Capture, 100)]));
+        let disputed = after(100, &[(Capture, 100), (Dispute, 60), (Dispute, 40)]);
+        assert_eq!((disputed.disputed, disputed.status()), (100, PaymentStatus::Paid));
+        let lost = disputed.record(DisputeLost, 60).expect("it is open");
+        assert_eq!((lost.disputed, lost.dispute_lost, lost.captured), (40, 60, 100));
+        let won = lost.record(DisputeWon, 40).expect("it is open");
+        assert_eq!((won.disputed, won.dispute_lost), (0, 60));
+        assert_eq!(
+            won.record(DisputeWon, 1),
+            Err(PaymentRefused::NothingDisputed { open: 0 })
+        );
+    }
+
+    #[test]
     fn what_costs_nothing_is_paid() {
         assert_eq!(Money::of(0).status(), PaymentStatus::Paid);
         assert_eq!(
@@ -359,7 +484,10 @@ mod tests {
                     Err(PaymentRefused::NothingAuthorized { open }) => {
                         prop_assert!(kind == Void && amount > open && open >= 0);
                     }
-                    Err(PaymentRefused::Overflow) => prop_assert_eq!(kind, Authorization),
+                    Err(PaymentRefused::NothingDisputed { open }) => {
+                        prop_assert!(matches!(kind, DisputeWon | DisputeLost) && amount > open && open >= 0);
+                    }
+                    Err(PaymentRefused::Overflow) => prop_assert!(matches!(kind, Authorization | Dispute)),
                 }
             }
             let sum = |wanted| accepted.iter().filter(|(kind, _)| *kind == wanted).map(|(_, a)| a).sum::<i64>();
@@ -367,6 +495,10 @@ mod tests {
             prop_assert_eq!(money.authorized, sum(Authorization));
             prop_assert_eq!(money.voided, sum(Void));
             prop_assert!(money.captured <= total && money.voided <= money.authorized);
+            // Disputes come and go, so what they sum to over time may be more than 64 bits hold.
+            let all = |wanted| accepted.iter().filter(|(kind, _)| *kind == wanted).map(|(_, a)| i128::from(*a)).sum::<i128>();
+            prop_assert_eq!(i128::from(money.disputed), all(Dispute) - all(DisputeWon) - all(DisputeLost));
+            prop_assert_eq!(i128::from(money.dispute_lost), all(DisputeLost));
 
             let status = money.status();
             prop_assert_eq!(status == PaymentStatus::Paid, money.captured == total);

@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::attempt::AttemptKind;
 use super::goods::{FulfillmentStatus, Goods};
 use super::hold::MAX_OPEN;
 use super::payment::{Money, PaymentKind, PaymentRefused, PaymentStatus};
@@ -226,12 +227,41 @@ impl State {
     /// # Errors
     /// When the payment cannot be; nothing has changed then.
     pub fn record(&mut self, kind: PaymentKind, amount: i64) -> Result<bool, NotPayable> {
-        if self.status == Status::Cancelled && kind != PaymentKind::Void {
+        if self.status == Status::Cancelled && kind.takes_money() {
             return Err(NotPayable::Cancelled);
         }
         self.money = self.money.record(kind, amount).map_err(NotPayable::Refused)?;
         self.payments += 1;
         Ok(self.complete_if_done())
+    }
+
+    /// Ends a capture in flight that took its amount, and records it; tells whether that completed the order. A capture
+    /// that was begun fits (O-28), and no order is cancelled while one is in flight.
+    pub fn capture_taken(&mut self, amount: i64) -> bool {
+        self.money.capturing -= amount;
+        self.money.captured += amount;
+        self.payments += 1;
+        self.complete_if_done()
+    }
+
+    /// Records that what was open of an authorisation is released; tells whether that completed the order. What others told to
+    /// be released before is not counted again.
+    pub fn released(&mut self, amount: i64) -> bool {
+        let Money {
+            authorized, voided, ..
+        } = self.money;
+        self.money.voided = voided.saturating_add(amount).min(authorized);
+        self.payments += 1;
+        self.complete_if_done()
+    }
+
+    /// Records that a provider did not do what it was asked for; tells whether that completed the order, which it never does.
+    pub fn attempt_failed(&mut self, kind: AttemptKind, amount: i64) -> bool {
+        if kind == AttemptKind::Capture {
+            self.money.capturing -= amount;
+        }
+        self.payments += 1;
+        false
     }
 
     /// Completes an open order once everything is paid and everything has arrived; tells whether it did so now.

@@ -1,6 +1,7 @@
 //! gRPC: parse, call the use case, show what came of it. The only place that knows `Status`.
 
 mod batch;
+mod capture;
 mod change;
 mod customers;
 mod edit;
@@ -231,6 +232,29 @@ impl OrderService for OrderGrpc {
     ) -> Answer<proto::GetImportResponse> {
         answer(OrderGrpc::get_import(self, &request.into_inner()).await)
     }
+
+    async fn capture_payment(
+        &self,
+        request: Request<proto::CapturePaymentRequest>,
+    ) -> Answer<proto::CapturePaymentResponse> {
+        let caller = convert::context(&request)?;
+        answer(self.capture(&caller, request.into_inner()).await)
+    }
+
+    async fn void_payment(
+        &self,
+        request: Request<proto::VoidPaymentRequest>,
+    ) -> Answer<proto::VoidPaymentResponse> {
+        let caller = convert::context(&request)?;
+        answer(self.void(&caller, request.into_inner()).await)
+    }
+
+    async fn get_payment_attempt(
+        &self,
+        request: Request<proto::GetPaymentAttemptRequest>,
+    ) -> Answer<proto::GetPaymentAttemptResponse> {
+        answer(self.attempt(&request.into_inner()).await)
+    }
 }
 
 impl OrderGrpc {
@@ -345,6 +369,8 @@ mod rpc {
     pub(super) const CANCEL_ORDER_LINES: &str = "waybill.order.v1.OrderService/CancelOrderLines";
     pub(super) const EDIT_ORDER: &str = "waybill.order.v1.OrderService/EditOrder";
     pub(super) const RECORD_PAYMENT: &str = "waybill.order.v1.OrderService/RecordPayment";
+    pub(super) const CAPTURE_PAYMENT: &str = "waybill.order.v1.OrderService/CapturePayment";
+    pub(super) const VOID_PAYMENT: &str = "waybill.order.v1.OrderService/VoidPayment";
 }
 
 /// A request to place an order, made ready.

@@ -305,7 +305,7 @@ pub(super) fn payment(
     request: &proto::RecordPaymentRequest,
     v: &mut Violations,
 ) -> Option<NewPayment> {
-    let order = convert::id("order_id", &request.order_id, v);
+    let order = convert::optional_id("order_id", &request.order_id, v);
     let kind = convert::known("kind", request.kind, v).and_then(payment_kind);
     limits::key(v, "provider", &request.provider, "stripe");
     limits::required(
@@ -321,6 +321,21 @@ pub(super) fn payment(
         v.push("amount", format!("is {amount}; expected more than 0"));
     }
     let occurred_at = time("occurred_at", request.occurred_at.as_ref(), v);
+    if kind.is_some_and(PaymentKind::has_reason) {
+        limits::text(v, "reason", &request.reason, limits::MAX_PAYMENT_REASON);
+    } else if !request.reason.is_empty() {
+        v.push("reason", "is only for failures and disputes; leave it out");
+    }
+    if kind.is_some_and(PaymentKind::is_dispute) {
+        limits::required(
+            v,
+            "dispute_id",
+            &request.dispute_id,
+            limits::MAX_PROVIDER_PAYMENT_ID,
+        );
+    } else if !request.dispute_id.is_empty() {
+        v.push("dispute_id", "is only for disputes; leave it out");
+    }
     Some(NewPayment {
         tenant: tenant?,
         order: order?,
@@ -329,6 +344,8 @@ pub(super) fn payment(
         provider_payment_id: request.provider_payment_id.clone(),
         amount: amount?,
         occurred_at: occurred_at?,
+        reason: request.reason.clone(),
+        dispute_id: request.dispute_id.clone(),
     })
 }
 
@@ -338,6 +355,10 @@ fn payment_kind(kind: proto::PaymentKind) -> Option<PaymentKind> {
         proto::PaymentKind::Authorization => Some(PaymentKind::Authorization),
         proto::PaymentKind::Capture => Some(PaymentKind::Capture),
         proto::PaymentKind::Void => Some(PaymentKind::Void),
+        proto::PaymentKind::Failure => Some(PaymentKind::Failure),
+        proto::PaymentKind::Dispute => Some(PaymentKind::Dispute),
+        proto::PaymentKind::DisputeWon => Some(PaymentKind::DisputeWon),
+        proto::PaymentKind::DisputeLost => Some(PaymentKind::DisputeLost),
     }
 }
 

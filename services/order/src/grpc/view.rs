@@ -8,6 +8,7 @@ use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::r#type::v1 as common;
 use waybill_rpc::convert::{to_money, to_timestamp};
 
+use crate::domain::attempt::{Attempt, AttemptKind, AttemptState, Cause};
 use super::trail::to_hex;
 use crate::domain::cancellation::Cancellation;
 use crate::domain::edit::Edited;
@@ -33,6 +34,7 @@ pub(super) fn order(order: Order) -> proto::Order {
         holds,
         cancellations,
         edits,
+        attempts,
         state,
     } = order;
     let contact_erased = contact.is_none();
@@ -123,6 +125,12 @@ pub(super) fn order(order: Order) -> proto::Order {
         added: in_currency.money(state.money.added),
         due: in_currency.money(state.money.due()),
         contact_erased,
+        disputed: in_currency.money(state.money.disputed),
+        dispute_lost: in_currency.money(state.money.dispute_lost),
+        capturing: in_currency.money(state.money.capturing),
+        payment_attempts: (attempts.into_iter())
+            .map(|asked| attempt(terms.currency, asked))
+            .collect(),
     }
 }
 
@@ -184,6 +192,54 @@ pub(super) fn payment(currency: Currency, payment: Payment) -> proto::Payment {
         provider_payment_id: payment.provider_payment_id,
         amount: InCurrency(currency).money(payment.amount),
         occurred_at: Some(to_timestamp(payment.occurred_at)),
+        reason: payment.reason,
+        dispute_id: payment.dispute_id,
+        attempt_id: payment.attempt.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
+/// An attempt.
+pub(super) fn attempt(currency: Currency, attempt: Attempt) -> proto::PaymentAttempt {
+    proto::PaymentAttempt {
+        attempt_id: attempt.id.to_string(),
+        payment_id: attempt.payment.to_string(),
+        kind: attempt_kind(attempt.kind).into(),
+        state: attempt_state(attempt.state).into(),
+        cause: attempt_cause(attempt.cause).into(),
+        amount: InCurrency(currency).money(attempt.amount),
+        is_final: attempt.is_final,
+        provider: attempt.provider,
+        provider_payment_id: attempt.provider_payment_id,
+        provider_attempt_id: attempt.provider_attempt_id.unwrap_or_default(),
+        reason: attempt.reason,
+        calls: attempt.calls,
+        created_at: Some(to_timestamp(attempt.created_at)),
+        settled_at: attempt.settled_at.map(to_timestamp),
+    }
+}
+
+fn attempt_kind(kind: AttemptKind) -> proto::PaymentAttemptKind {
+    match kind {
+        AttemptKind::Capture => proto::PaymentAttemptKind::Capture,
+        AttemptKind::Void => proto::PaymentAttemptKind::Void,
+    }
+}
+
+fn attempt_state(state: AttemptState) -> proto::PaymentAttemptState {
+    match state {
+        AttemptState::Pending => proto::PaymentAttemptState::Pending,
+        AttemptState::Submitted => proto::PaymentAttemptState::Submitted,
+        AttemptState::Succeeded => proto::PaymentAttemptState::Succeeded,
+        AttemptState::Failed => proto::PaymentAttemptState::Failed,
+        AttemptState::Unknown => proto::PaymentAttemptState::Unknown,
+    }
+}
+
+fn attempt_cause(cause: Cause) -> proto::PaymentAttemptCause {
+    match cause {
+        Cause::Request => proto::PaymentAttemptCause::Request,
+        Cause::Policy => proto::PaymentAttemptCause::Policy,
+        Cause::Cancellation => proto::PaymentAttemptCause::Cancellation,
     }
 }
 
@@ -392,5 +448,9 @@ fn payment_kind(kind: PaymentKind) -> proto::PaymentKind {
         PaymentKind::Authorization => proto::PaymentKind::Authorization,
         PaymentKind::Capture => proto::PaymentKind::Capture,
         PaymentKind::Void => proto::PaymentKind::Void,
+        PaymentKind::Failure => proto::PaymentKind::Failure,
+        PaymentKind::Dispute => proto::PaymentKind::Dispute,
+        PaymentKind::DisputeWon => proto::PaymentKind::DisputeWon,
+        PaymentKind::DisputeLost => proto::PaymentKind::DisputeLost,
     }
 }

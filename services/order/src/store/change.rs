@@ -1,6 +1,5 @@
 //! Changes that this service decides: lock an order, look at it, save it with its payment and its timeline.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 use waybill_kernel::id::{OrderId, PaymentId};
@@ -9,7 +8,7 @@ use waybill_store::StoreError;
 
 use super::columns::{Entries, Origins};
 use super::read::{StateRow, currency, state_columns};
-use super::trail;
+use super::{stored, trail};
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Payment, Tenant};
 use crate::domain::payment::PaymentKind;
@@ -95,8 +94,8 @@ async fn write(
                     trail_chain(t.hash, t.count + e.place, e.digest) OVER (ORDER BY e.place) AS hash
              FROM trail t,
                   UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                         $8::timestamptz[], $9::text[], $10::uuid[], $33::text[], $34::text[], $35::timestamptz[],
-                         $36::bytea[], $37::bytea[]) WITH ORDINALITY
+                         $8::timestamptz[], $9::text[], $10::uuid[], $39::text[], $40::text[], $41::timestamptz[],
+                         $42::bytea[], $43::bytea[]) WITH ORDINALITY
                   AS e (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
                         actor, cause, learned_at, payload, digest, place)
          ),
@@ -116,14 +115,15 @@ async fn write(
          payment AS (
              INSERT INTO order_payments (
                  order_id, sequence, payment_id, merchant_id, store_id, kind, provider, provider_payment_id, amount_minor,
-                 occurred_at)
-             SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+                 occurred_at, reason, dispute_id, attempt_id)
+             SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $36, $37, $38
              WHERE $13::uuid IS NOT NULL AND EXISTS (SELECT FROM trail)
          )
          UPDATE orders
          SET status = $21, cancel_reason = $22, authorized_minor = $23, voided_minor = $24, captured_minor = $25,
              payments = $12, payment_status = $26, updated_at = $27, open_holds = $29,
-             units_cancelled = $30, cancelled_minor = $31, fulfillment_status = $32
+             units_cancelled = $30, cancelled_minor = $31, fulfillment_status = $32,
+             capturing_minor = $33, disputed_minor = $34, dispute_lost_minor = $35
          WHERE order_id = $11 AND merchant_id = $14 AND store_id = $15 AND version = $28 - 1
            AND EXISTS (SELECT FROM trail)
          RETURNING order_id",
@@ -152,7 +152,13 @@ async fn write(
         .bind(i32::try_from(state.holds).map_err(StoreError::other)?)
         .bind(state.goods.cancelled)
         .bind(money.cancelled)
-        .bind(state.fulfillment_status().as_str());
+        .bind(state.fulfillment_status().as_str())
+        .bind(money.capturing)
+        .bind(money.disputed)
+        .bind(money.dispute_lost)
+        .bind(payment.map_or("", |payment| payment.reason.as_str()))
+        .bind(payment.map_or("", |payment| payment.dispute_id.as_str()))
+        .bind(payment.and_then(|payment| payment.attempt).map(PaymentId::uuid));
     let digests: Vec<Vec<u8>> = (entries.iter())
         .map(|entry| digest(tenant, order, entry).to_vec())
         .collect();
@@ -164,15 +170,7 @@ async fn write(
     Ok(!updated.is_empty())
 }
 
-#[derive(sqlx::FromRow)]
-struct PaymentRow {
-    order_id: Uuid,
-    payment_id: Uuid,
-    amount_minor: i64,
-    occurred_at: DateTime<Utc>,
-}
-
-/// The payment that a provider's id and kind were recorded as, and the order it pays.
+/// The payment that was recorded from outside under a provider's id, kind and dispute: the order it pays, its id and amount.
 ///
 /// # Errors
 ///
@@ -181,30 +179,77 @@ pub(crate) async fn find_payment(
     conn: &mut PgConnection,
     tenant: Tenant,
     kind: PaymentKind,
-    provider: &str,
-    provider_payment_id: &str,
-) -> Result<Option<(OrderId, Payment)>, StoreError> {
-    let row: Option<PaymentRow> = sqlx::query_as(
-        "SELECT order_id, payment_id, amount_minor, occurred_at
+    (provider, provider_payment_id): (&str, &str),
+    dispute_id: &str,
+) -> Result<Option<(OrderId, PaymentId, i64)>, StoreError> {
+    let row: Option<(Uuid, Uuid, i64)> = sqlx::query_as(
+        "SELECT order_id, payment_id, amount_minor
          FROM order_payments
-         WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4 AND kind = $5",
+         WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4 AND kind = $5
+           AND dispute_id = $6 AND attempt_id IS NULL",
     )
     .bind(tenant.merchant.uuid())
     .bind(tenant.store.uuid())
     .bind(provider)
     .bind(provider_payment_id)
     .bind(kind.as_str())
+    .bind(dispute_id)
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| {
-        let payment = Payment {
-            id: PaymentId::from(row.payment_id),
-            kind,
-            provider: provider.to_owned(),
-            provider_payment_id: provider_payment_id.to_owned(),
-            amount: row.amount_minor,
-            occurred_at: row.occurred_at,
-        };
-        (row.order_id.into(), payment)
-    }))
+    Ok(row.map(|(order, payment, amount)| (order.into(), payment.into(), amount)))
+}
+
+/// The order that a payment of a provider was recorded for.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn order_of_payment(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    provider: &str,
+    provider_payment_id: &str,
+) -> Result<Option<OrderId>, StoreError> {
+    let order: Option<Uuid> = sqlx::query_scalar(
+        "SELECT order_id FROM order_payments
+         WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4
+         LIMIT 1",
+    )
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .bind(provider)
+    .bind(provider_payment_id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(order.map(OrderId::from))
+}
+
+/// What a locked order was told of a dispute: kinds and amounts.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn dispute(
+    conn: &mut PgConnection,
+    tenant: Tenant,
+    order: OrderId,
+    (provider, provider_payment_id): (&str, &str),
+    dispute_id: &str,
+) -> Result<Vec<(PaymentKind, i64)>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT kind, amount_minor FROM order_payments
+         WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4
+           AND kind IN ('dispute', 'dispute_won', 'dispute_lost') AND dispute_id = $5 AND order_id = $6",
+    )
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .bind(provider)
+    .bind(provider_payment_id)
+    .bind(dispute_id)
+    .bind(order.uuid())
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|(kind, amount)| Ok((stored(PaymentKind::parse(&kind), "kind", &kind)?, amount)))
+        .collect()
 }

@@ -4,6 +4,7 @@
 //! is a handful of statements however many orders it is about. Nothing is decided here: what may be, the domain has said
 //! before, and the constraints of the tables say once more.
 
+pub(crate) mod attempts;
 pub(crate) mod cancellations;
 pub(crate) mod change;
 mod columns;

@@ -7,12 +7,14 @@ use serde::Deserialize;
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
-use waybill_kernel::id::{CancellationId, OrderId};
+use waybill_kernel::id::{CancellationId, OrderId, PaymentId};
 use waybill_kernel::money::{Currency, Money as Amount};
 use waybill_store::StoreError;
 
+use super::attempts::AttemptRow;
 use super::columns::Sums;
 use super::stored;
+use crate::domain::attempt::Attempt;
 use crate::domain::cancellation::{Cancellation, CancelledUnits};
 use crate::domain::edit::Edited;
 use crate::domain::goods::Goods;
@@ -40,7 +42,8 @@ macro_rules! state_columns {
     () => {
         "order_id, merchant_id, store_id, currency, status, cancel_reason, total_minor, authorized_minor, voided_minor, \
          captured_minor, refunded_minor, payments, units_to_ship, units_shipped, units_delivered, return_status, version, \
-         updated_at, open_holds, units_cancelled, cancelled_minor, added_minor, owed_back_minor"
+         updated_at, open_holds, units_cancelled, cancelled_minor, added_minor, owed_back_minor, capturing_minor, \
+         disputed_minor, dispute_lost_minor"
     };
 }
 pub(super) use state_columns;
@@ -71,6 +74,9 @@ pub(super) struct StateRow {
     cancelled_minor: i64,
     added_minor: i64,
     owed_back_minor: i64,
+    capturing_minor: i64,
+    disputed_minor: i64,
+    dispute_lost_minor: i64,
 }
 
 impl StateRow {
@@ -93,6 +99,9 @@ impl StateRow {
                 cancelled: self.cancelled_minor,
                 added: self.added_minor,
                 owed_back: self.owed_back_minor,
+                capturing: self.capturing_minor,
+                disputed: self.disputed_minor,
+                dispute_lost: self.dispute_lost_minor,
             },
             goods: Goods {
                 to_ship: self.units_to_ship,
@@ -148,6 +157,7 @@ struct OrderRow {
     hold_rows: Json<Vec<HoldRow>>,
     cancellation_rows: Json<Vec<CancellationRow>>,
     edit_rows: Json<Vec<EditRow>>,
+    attempt_rows: Json<Vec<AttemptRow>>,
 }
 
 /// A row of `order_contacts`.
@@ -201,6 +211,9 @@ struct PaymentRow {
     provider_payment_id: String,
     amount_minor: i64,
     occurred_at: DateTime<Utc>,
+    reason: String,
+    dispute_id: String,
+    attempt_id: Option<Uuid>,
 }
 
 #[derive(Deserialize)]
@@ -297,6 +310,9 @@ impl OrderRow {
                 .map(Cancellation::from)
                 .collect(),
             edits: self.edit_rows.0.into_iter().map(Edited::from).collect(),
+            attempts: (self.attempt_rows.0.into_iter())
+                .map(Attempt::try_from)
+                .collect::<Result<_, _>>()?,
             state: self.state.state()?,
         };
         Ok(Placed {
@@ -370,6 +386,9 @@ impl TryFrom<PaymentRow> for Payment {
             provider_payment_id: row.provider_payment_id,
             amount: row.amount_minor,
             occurred_at: row.occurred_at,
+            reason: row.reason,
+            dispute_id: row.dispute_id,
+            attempt: row.attempt_id.map(PaymentId::from),
         })
     }
 }
@@ -441,7 +460,8 @@ macro_rules! load {
                     o.presentment_total, o.presentment_sums, o.tags, o.attributes, o.created_at, o.status, o.cancel_reason, o.authorized_minor,
                     o.voided_minor, o.captured_minor, o.refunded_minor, o.payments, o.units_to_ship, o.units_shipped,
                     o.units_delivered, o.return_status, o.version, o.updated_at, o.open_holds,
-                    o.units_cancelled, o.cancelled_minor, o.added_minor, o.owed_back_minor,
+                    o.units_cancelled, o.cancelled_minor, o.added_minor, o.owed_back_minor, o.capturing_minor,
+                    o.disputed_minor, o.dispute_lost_minor,
                     (SELECT row_to_json(c) FROM order_contacts c
                      WHERE c.order_id = o.order_id) AS contact,
                     (SELECT coalesce(json_agg(l ORDER BY l.position), '[]') FROM order_lines l
@@ -455,7 +475,9 @@ macro_rules! load {
                     (SELECT coalesce(json_agg(x ORDER BY x.cancellation_id), '[]') FROM order_cancellations x
                      WHERE x.order_id = o.order_id) AS cancellation_rows,
                     (SELECT coalesce(json_agg(e ORDER BY e.version), '[]') FROM order_edits e
-                     WHERE e.order_id = o.order_id) AS edit_rows
+                     WHERE e.order_id = o.order_id) AS edit_rows,
+                    (SELECT coalesce(json_agg(a ORDER BY a.attempt_id), '[]') FROM payment_attempts a
+                     WHERE a.order_id = o.order_id) AS attempt_rows
              ",
             $which
         )

@@ -12,6 +12,7 @@ use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::time::FakeClock;
 use waybill_order::{App, Config, Deps};
 use waybill_proto::waybill::order::v1::customer_service_client::CustomerServiceClient;
+use waybill_payments::Providers;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
 use waybill_service::StartError;
@@ -41,6 +42,7 @@ pub(crate) struct Service {
     /// Ends with the service.
     _nats: TestNats,
     config: Config,
+    providers: Providers,
     url: String,
     stop: CancellationToken,
     running: Option<JoinHandle<Result<(), StartError>>>,
@@ -75,6 +77,28 @@ pub(crate) async fn start_on(
     peers: &[(&str, &str)],
     change: impl FnOnce(&mut Config),
 ) -> Service {
+    let world = World {
+        clock: FakeClock::new(now()),
+        providers: Providers::new(),
+    };
+    start_in(world, db, nats, auth, peers, change).await
+}
+
+/// What a service is given besides its settings.
+pub(crate) struct World {
+    pub(crate) clock: FakeClock,
+    pub(crate) providers: Providers,
+}
+
+/// Starts it with this clock and these payment providers.
+pub(crate) async fn start_in(
+    world: World,
+    db: TestDb,
+    nats: TestNats,
+    auth: Auth,
+    peers: &[(&str, &str)],
+    change: impl FnOnce(&mut Config),
+) -> Service {
     let common = common_config(&db.url("order"), nats.url(), &auth, peers);
     let mut config = Config {
         common,
@@ -82,14 +106,15 @@ pub(crate) async fn start_on(
         ..Config::default()
     };
     change(&mut config);
-    let clock = FakeClock::new(now());
-    let (url, stop, running) = spawn(&config, &clock).await;
+    let World { clock, providers } = world;
+    let (url, stop, running) = spawn(&config, &clock, &providers).await;
     Service {
         db,
         auth,
         clock,
         _nats: nats,
         config,
+        providers,
         url,
         stop,
         running: Some(running),
@@ -99,9 +124,11 @@ pub(crate) async fn start_on(
 async fn spawn(
     config: &Config,
     clock: &FakeClock,
+    providers: &Providers,
 ) -> (String, CancellationToken, JoinHandle<Result<(), StartError>>) {
     let deps = Deps {
         clock: clock.shared(),
+        providers: providers.clone(),
     };
     let app = App::build(config.clone(), deps)
         .await
@@ -121,7 +148,7 @@ pub(crate) fn now() -> DateTime<Utc> {
 impl Service {
     /// A second process of the same service.
     pub(crate) async fn replica(&self) -> Replica {
-        let (url, stop, running) = spawn(&self.config, &self.clock).await;
+        let (url, stop, running) = spawn(&self.config, &self.clock, &self.providers).await;
         Replica {
             url,
             stop,

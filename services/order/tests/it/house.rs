@@ -9,7 +9,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use waybill_events::{Backbone, Log, NewEvent, Peers, identity_check};
 use waybill_kernel::id::OrderId;
+use waybill_kernel::time::FakeClock;
 use waybill_order::Config;
+use waybill_payments::Providers;
 use waybill_proto::FILE_DESCRIPTOR_SET;
 use waybill_rpc::server::{Limits, Server};
 use waybill_runtime::service::CommonConfig;
@@ -18,7 +20,7 @@ use waybill_store::migrate::migrate;
 use waybill_store::{Db, DbOptions, Tx};
 use waybill_testkit::{Auth, TestDb, TestNats, common_config, database, nats};
 
-use crate::harness::{Service, now, start_on};
+use crate::harness::{Service, World, now, start_in};
 use crate::shop::Shop;
 
 /// A service that has a log and tells things: a real one, with relay and reading side.
@@ -103,6 +105,15 @@ impl House {
 
     /// Starts all four, the order service with other settings.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Result<House> {
+        let world = World {
+            clock: FakeClock::new(now()),
+            providers: Providers::new(),
+        };
+        House::start_in(world, change).await
+    }
+
+    /// Starts all four with this clock, these payment providers and other settings of the order service.
+    pub(crate) async fn start_in(world: World, change: impl FnOnce(&mut Config)) -> Result<House> {
         let db = database(&["order", "fulfillment", "refund", "notification"]).await;
         let (nats, auth) = (nats().await, Auth::new());
         let fulfillment = Teller::start("fulfillment", &db, &nats, &auth).await?;
@@ -113,7 +124,7 @@ impl House {
             ("refund", refund.url.as_str()),
             ("notification", notification.url.as_str()),
         ];
-        let service = start_on(db, nats, auth, &peers, change).await;
+        let service = start_in(world, db, nats, auth, &peers, change).await;
         Ok(House {
             service,
             fulfillment,

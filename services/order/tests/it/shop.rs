@@ -130,6 +130,7 @@ impl Shop {
             provider_payment_id: payment_id.into(),
             amount: eur(minor),
             occurred_at: None,
+            ..proto::RecordPaymentRequest::default()
         }
     }
 

@@ -86,6 +86,33 @@ async fn what_must_never_be_is_refused_by_the_tables() -> Result<()> {
             "UPDATE orders SET payment_status = 'MAYBE'",
             "orders_payment_status_known",
         ),
+        // O-28
+        (
+            "UPDATE orders SET capturing_minor = 1001",
+            "orders_capturing_within_due",
+        ),
+        (
+            "UPDATE orders SET capturing_minor = -1",
+            "orders_capturing_within_due",
+        ),
+        (
+            "UPDATE orders SET capturing_minor = 600, cancelled_minor = 500",
+            "orders_capturing_within_due",
+        ),
+        (
+            "UPDATE orders SET status = 'CANCELLED', cancel_reason = 'x', capturing_minor = 1",
+            "orders_cancelled_captures_nothing",
+        ),
+        // O-26: two attempts on one payment.
+        (
+            "INSERT INTO payment_attempts (attempt_id, order_id, merchant_id, store_id, payment_id, kind, state, cause, provider,
+                                           provider_payment_id, amount_minor, captured_before_minor, rest_minor, is_final,
+                                           provider_key, created_at, order_version)
+             SELECT gen_random_uuid(), order_id, merchant_id, store_id, order_id, 'capture', 'PENDING', 'request', 'stripe', 'pi_1',
+                    1, 0, 0, true, 'key-' || n, now(), 1
+             FROM orders, generate_series(1, 2) n",
+            "payment_attempts_one_in_flight",
+        ),
         // The tenant of what is written later is the order's.
         (
             "INSERT INTO order_returns (order_id, return_id, merchant_id, store_id, stage)

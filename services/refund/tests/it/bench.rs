@@ -284,6 +284,7 @@ impl Bench {
             amount_minor: amount,
             occurred_at: Some(at),
             captured_minor: amount,
+            ..order::PaymentRecorded::default()
         };
         Ok(self.event(
             "order",

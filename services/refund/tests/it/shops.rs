@@ -85,6 +85,7 @@ async fn one<S: Shop>(bench: &Bench, shop: &S) -> Result<(Placed, Refund)> {
         amount_minor: placed.total,
         occurred_at: Some(to_timestamp(bench.clock.now())),
         captured_minor: placed.total,
+        ..order::PaymentRecorded::default()
     };
     let mut events = vec![event, bench.event("order", placed.order_id, 2, &captured)];
     let lines = [(placed.lines[0], 3)];

@@ -248,6 +248,7 @@ async fn payments_that_cannot_be(shop: &Shop) -> anyhow::Result<()> {
         provider_payment_id: "pi_P-1".to_owned(),
         amount: Some(money("GBP", 1000)),
         occurred_at: None,
+        ..RecordPaymentRequest::default()
     };
     let spoilt = |field: &'static str, spoil: fn(&mut RecordPaymentRequest)| {
         let mut request = sound.clone();

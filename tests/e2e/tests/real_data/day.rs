@@ -152,6 +152,7 @@ async fn pay(shop: &Shop, order: Placed) -> anyhow::Result<Placed> {
         provider_payment_id: payment,
         amount: Some(money(retail::CURRENCY, order.total)),
         occurred_at: None,
+        ..RecordPaymentRequest::default()
     };
     let client = shop.session.orders()?;
     let answer = patient!("a payment could not be recorded", client.record_payment(request));

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::time::SystemClock;
 use waybill_order::{App, Config, Deps};
+use waybill_payments::Providers;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_rpc::auth::{Claims, Issuer};
 use waybill_rpc::client::{self, Channel, TokenSource};
@@ -63,8 +64,11 @@ impl Shop {
             },
             ..Config::default()
         };
-        let clock = SystemClock::shared();
-        let app = App::build(config, Deps { clock })
+        let deps = Deps {
+            clock: SystemClock::shared(),
+            providers: Providers::new(),
+        };
+        let app = App::build(config, deps)
             .await
             .context("the order service did not start")?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
