@@ -5,6 +5,7 @@
 //! | `order.OrderPlaced` | order and lines with their frozen cuts; entry `sale` |
 //! | `order.PaymentRecorded` of a capture | payment with its balance; entry `capture`; after a cancellation a job that pays it back |
 //! | `order.OrderEdited` | the lines that were added, with their frozen cuts; entry `sale` of them; a job as below for the units that were removed |
+//! | `order.PaymentRecorded` of a lost dispute | what left behind our back, of the payment and the order (R-1c); entry `chargeback` |
 //! | `order.OrderCancelled` | note of it; a job that pays everything back |
 //! | `order.OrderLinesCancelled` | a job that pays back what was captured for exactly these units |
 //! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
@@ -34,7 +35,7 @@ use crate::domain::book::{LineKind, Tenant};
 use crate::domain::journal::{self, Entry, Posting};
 use crate::domain::units::Run;
 use crate::store;
-use crate::store::fold::{AddedLines, Captured, PlacedLine, PlacedOrder, Shipped, Touched};
+use crate::store::fold::{AddedLines, Captured, Lost, PlacedLine, PlacedOrder, Shipped, Touched};
 use crate::workers;
 
 /// The fold of this service.
@@ -80,27 +81,25 @@ impl Fold for RefundFold {
         let conn = projection.conn();
         store::fold::insert_orders(conn, &batch.placed).await?;
         store::fold::add_lines(conn, &batch.added).await?;
-        let orders: Vec<Uuid> = batch
-            .captured
-            .iter()
-            .map(|(_, _, payment)| payment.order_id)
-            .collect();
+        let captured = batch.captured.iter().map(|(_, _, payment)| payment.order_id);
+        let lost = batch.lost.iter().map(|(_, _, lost)| lost.order_id);
+        let orders: Vec<Uuid> = captured.chain(lost).collect();
         let currencies: HashMap<Uuid, String> = store::fold::currencies(conn, &orders)
             .await?
             .into_iter()
             .collect();
         let mut entries = batch.sales;
         for (tenant, currency, payment) in &batch.captured {
-            let of_order = currencies.get(&payment.order_id);
-            if of_order != Some(currency) {
-                return Err(FoldError::Poison(format!(
-                    "payment {} is in {currency}, its order {} in {of_order:?}",
-                    payment.payment_id, payment.order_id
-                )));
-            }
+            same_currency(&currencies, (payment.order_id, payment.payment_id), currency)?;
             let posting = journal::capture(&payment.provider, payment.amount);
             let (order, source) = (payment.order_id, payment.payment_id.to_string());
             entries.push(entry(*tenant, order, "capture", source, currency, posting));
+        }
+        for (tenant, currency, lost) in &batch.lost {
+            same_currency(&currencies, (lost.order_id, lost.payment_id), currency)?;
+            let posting = journal::chargeback(&lost.provider, lost.amount);
+            let (order, source) = (lost.order_id, lost.payment_id.to_string());
+            entries.push(entry(*tenant, order, "chargeback", source, currency, posting));
         }
         let captured: Vec<Captured> = batch
             .captured
@@ -108,6 +107,9 @@ impl Fold for RefundFold {
             .map(|(_, _, payment)| payment)
             .collect();
         store::fold::apply(conn, &captured, &batch.touched).await?;
+        // After the payments of the same batch: a dispute is about one of them.
+        let lost: Vec<Lost> = batch.lost.into_iter().map(|(_, _, lost)| lost).collect();
+        store::fold::lose(conn, &lost).await?;
         store::fold::ship(conn, &batch.shipped).await?;
         store::journal::insert(conn, &entries, self.clock.now().trunc_subsecs(6)).await?;
         Ok(())
@@ -173,6 +175,7 @@ struct Batch {
     added: Vec<AddedLines>,
     sales: Vec<Entry>,
     captured: Vec<(Tenant, String, Captured)>,
+    lost: Vec<(Tenant, String, Lost)>,
     touched: Vec<Touched>,
     shipped: Vec<Shipped>,
 }
@@ -194,8 +197,13 @@ impl Batch {
                     order_id: event.key,
                     lines,
                 });
-            } else if let Some(message) = event.as_a::<PaymentRecorded>()?.filter(is_capture) {
-                batch.captured.push(read_payment(event, message)?);
+            } else if let Some(message) = event.as_a::<PaymentRecorded>()? {
+                // Other kinds move no money of ours; those of a later version are passed over.
+                match message.kind.as_str() {
+                    CAPTURE => batch.captured.push(read_payment(event, message)?),
+                    DISPUTE_LOST => batch.lost.push(read_lost(event, message)?),
+                    _ => {}
+                }
             } else if let Some(message) = event.as_a::<ShipmentShipped>()? {
                 let at = time_of(event, message.shipped_at);
                 collect(
@@ -434,8 +442,43 @@ fn read_payment(event: &Event, message: PaymentRecorded) -> Result<(Tenant, Stri
     Ok((tenant(event)?, message.currency_code, captured))
 }
 
+/// A dispute that took money of a payment.
+fn read_lost(event: &Event, message: PaymentRecorded) -> Result<(Tenant, String, Lost), FoldError> {
+    if message.amount_minor <= 0 {
+        return Err(FoldError::Poison(format!(
+            "dispute {} took {}",
+            message.payment_id, message.amount_minor
+        )));
+    }
+    let lost = Lost {
+        payment_id: parse::<PaymentId>("payment_id", &message.payment_id)?.uuid(),
+        order_id: event.key,
+        provider: message.provider,
+        provider_payment_id: message.provider_payment_id,
+        amount: message.amount_minor,
+    };
+    Ok((tenant(event)?, message.currency_code, lost))
+}
+
+const CAPTURE: &str = "capture";
+const DISPUTE_LOST: &str = "dispute_lost";
+
 fn is_capture(message: &PaymentRecorded) -> bool {
-    message.kind == "capture"
+    message.kind == CAPTURE
+}
+
+fn same_currency(
+    currencies: &HashMap<Uuid, String>,
+    (order, payment): (Uuid, Uuid),
+    currency: &String,
+) -> Result<(), FoldError> {
+    let of_order = currencies.get(&order);
+    if of_order == Some(currency) {
+        return Ok(());
+    }
+    Err(FoldError::Poison(format!(
+        "payment {payment} is in {currency}, its order {order} in {of_order:?}"
+    )))
 }
 
 fn entry(

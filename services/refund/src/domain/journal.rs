@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `sale` | receivable | sales, shipping income, tax payable |
 //! | `capture` | clearing of the provider | receivable |
+//! | `chargeback` | chargebacks | clearing of the provider |
 //! | `sale_cancelled` | sales returns, shipping income, tax payable | receivable |
 //! | `sale_lines_cancelled` | sales returns, tax payable | receivable |
 //! | `sale_returned` | sales returns, shipping income, tax payable | fee income, receivable |
@@ -44,6 +45,8 @@ pub enum Account {
     RefundsPayable,
     /// Money given on top.
     Goodwill,
+    /// Money that customers took back through their banks.
+    Chargebacks,
 }
 
 impl std::fmt::Display for Account {
@@ -58,6 +61,7 @@ impl std::fmt::Display for Account {
             Self::FeeIncome => f.write_str("fee_income"),
             Self::RefundsPayable => f.write_str("refunds_payable"),
             Self::Goodwill => f.write_str("goodwill"),
+            Self::Chargebacks => f.write_str("chargebacks"),
         }
     }
 }
@@ -183,6 +187,14 @@ pub fn capture(provider: &str, amount: i64) -> Posting {
     Posting::default()
         .debit(Account::Clearing(provider.to_owned()), amount)
         .credit(Account::Receivable, amount)
+}
+
+/// A customer's bank took money back: it is lost, and neither owed nor returned.
+#[must_use]
+pub fn chargeback(provider: &str, amount: i64) -> Posting {
+    Posting::default()
+        .debit(Account::Chargebacks, amount)
+        .credit(Account::Clearing(provider.to_owned()), amount)
 }
 
 /// What was sold and never paid is taken back with its order.

@@ -79,6 +79,21 @@ pub struct Captured {
     pub captured_at: DateTime<Utc>,
 }
 
+/// Money that a dispute took back.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// The order's record of it.
+    pub payment_id: Uuid,
+    /// The order.
+    pub order_id: Uuid,
+    /// The provider.
+    pub provider: String,
+    /// Its id of the payment that was disputed.
+    pub provider_payment_id: String,
+    /// How much.
+    pub amount: i64,
+}
+
 /// What a batch says about one order besides its payments.
 #[derive(Debug, Clone)]
 pub struct Touched {
@@ -271,6 +286,45 @@ pub async fn apply(
     .bind(touched.iter().map(|order| order.order_id).collect::<Vec<_>>())
     .bind(touched.iter().map(|order| order.version).collect::<Vec<_>>())
     .bind(touched.iter().map(|order| order.cancelled_at).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes what disputes took off what can still go back (R-1c): of the order, and of the payment that was disputed, if it is
+/// known. Of several captures of one payment it is that with the most left.
+pub async fn lose(conn: &mut PgConnection, lost: &[Lost]) -> Result<(), StoreError> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH lost AS (
+             SELECT l.order_id, l.amount, p.payment_id
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bigint[])
+                  AS l (order_id, provider, provider_payment_id, amount)
+             LEFT JOIN LATERAL (
+                 SELECT p.payment_id FROM payments p
+                 WHERE (p.order_id, p.provider, p.provider_payment_id) = (l.order_id, l.provider, l.provider_payment_id)
+                 ORDER BY p.captured - p.succeeded - p.in_flight - p.outside DESC, p.payment_id
+                 LIMIT 1
+             ) p ON true
+         ), of_payments AS (
+             UPDATE payments p SET outside = p.outside + s.amount
+             FROM (SELECT payment_id, sum(amount)::bigint AS amount FROM lost GROUP BY payment_id) s
+             WHERE p.payment_id = s.payment_id
+         )
+         UPDATE orders o SET outside = o.outside + s.amount, updated_at = now()
+         FROM (SELECT order_id, sum(amount)::bigint AS amount FROM lost GROUP BY order_id) s
+         WHERE o.order_id = s.order_id",
+    )
+    .bind(lost.iter().map(|lost| lost.order_id).collect::<Vec<_>>())
+    .bind(lost.iter().map(|lost| lost.provider.as_str()).collect::<Vec<_>>())
+    .bind(
+        lost.iter()
+            .map(|lost| lost.provider_payment_id.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(lost.iter().map(|lost| lost.amount).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

@@ -1,13 +1,15 @@
 //! What comes in from the logs of others: applied once, whatever is repeated, and what follows from a cancellation.
 
 use anyhow::Result;
-use waybill_events::FoldError;
+use waybill_events::{Event, FoldError};
+use waybill_kernel::id::PaymentId;
 use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as proto;
 use waybill_refund::app::cancelled_order::CancelledOrder;
 use waybill_refund::domain::compose::Ask;
 use waybill_refund::domain::refund::{ComponentKind, Refund, RefundState};
 use waybill_refund::error::Error;
+use waybill_refund::store;
 
 use crate::bench::{Bench, Placed};
 
@@ -102,6 +104,54 @@ async fn an_order_that_cannot_be_cut_is_poison() -> Result<()> {
         matches!(error.downcast_ref::<FoldError>(), Some(FoldError::Poison(_))),
         "{error:?}"
     );
+    Ok(())
+}
+
+/// R-1c, R-5: what a dispute took cannot be refunded once more; kinds of payments that move nothing of ours are passed over.
+#[tokio::test]
+async fn a_lost_dispute_takes_what_can_go_back() -> Result<()> {
+    let bench = Bench::start().await?;
+    let (mut order, placed) = bench.placed(&[(1, 1_000, &[])], &[]);
+    let captured = bench.capture(&mut order, "sandbox", 1_000)?;
+    let told = |kind: &str, minor| -> Result<Event> {
+        let message = order::PaymentRecorded {
+            kind: kind.to_owned(),
+            payment_id: PaymentId::generate().to_string(),
+            amount_minor: minor,
+            dispute_id: "dp_1".to_owned(),
+            ..captured.decode()?
+        };
+        Ok(bench.event("order", order.order_id, 3, &message))
+    };
+    let nothing = [
+        "authorization",
+        "void",
+        "failure",
+        "dispute",
+        "dispute_won",
+        "of_a_later_version",
+    ];
+    let mut events = vec![placed, captured.clone()];
+    for kind in nothing {
+        events.push(told(kind, 5_000)?);
+    }
+    // In the batch of the payment itself.
+    events.push(told("dispute_lost", 300)?);
+    bench.fold(&events).await?;
+    bench.fold(&[told("dispute_lost", 50)?]).await?;
+
+    let loaded = store::book::read(&mut *bench.conn().await?, bench.tenant, order.order_id).await?;
+    let book = loaded.expect("the order is there").book;
+    for balance in [book.balance, book.payments[0].balance] {
+        assert_eq!(
+            (balance.captured, balance.outside, balance.refundable()),
+            (1_000, 350, 650)
+        );
+    }
+    let accounts = bench.accounts(order.order_id).await?;
+    assert_eq!(accounts.get("chargebacks"), Some(&350));
+    assert_eq!(accounts.get("clearing:sandbox"), Some(&650));
+    assert_eq!(accounts.values().sum::<i64>(), 0);
     Ok(())
 }
 
