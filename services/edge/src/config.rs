@@ -15,8 +15,9 @@ use waybill_runtime::service::CommonConfig;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// What every service is told; of it the edge uses `peers` (`fulfillment`, `refund`), `auth.service_token`,
-    /// `telemetry` and `shutdown_grace`. It has no database.
+    /// What every service is told; of it the edge uses `peers` (`fulfillment`, `refund`, and `order`, without which what
+    /// webhooks say about payments is passed over), `auth.service_token`, `telemetry` and `shutdown_grace`. It has no
+    /// database.
     #[serde(flatten)]
     pub common: CommonConfig,
     /// Where HTTP is served. Default 127.0.0.1:8080.

@@ -20,6 +20,9 @@ pub enum Error {
     /// A service said no, or could not answer.
     #[error("a service answered {:?}", .0.code())]
     Service(#[from] tonic::Status),
+    /// A service said no for now: told again, it may say yes.
+    #[error("a service answered {:?}, for now", .0.code())]
+    Later(#[source] tonic::Status),
     /// A page could not be made.
     #[error("the page could not be made")]
     Page(#[from] minijinja::Error),
@@ -37,6 +40,7 @@ impl Error {
                 Code::InvalidArgument | Code::FailedPrecondition => StatusCode::UNPROCESSABLE_ENTITY,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
+            Self::Later(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Page(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use waybill_kernel::time::{self, SystemClock};
 use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::FulfillmentServiceClient;
+use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
 use waybill_rpc::client::{self, Channel, ConnectError, TokenSource};
 use waybill_runtime::config::ConfigError;
@@ -59,6 +60,8 @@ pub struct App {
     clock: time::Shared,
     fulfillment: FulfillmentServiceClient<Channel>,
     refunds: RefundServiceClient<Channel>,
+    /// None where the order service is not named.
+    orders: Option<OrderServiceClient<Channel>>,
 }
 
 impl App {
@@ -74,10 +77,16 @@ impl App {
             Ok(client::connect(url, token.clone(), "edge")?)
         };
         let (fulfillment, refund) = (channel("fulfillment")?, channel("refund")?);
+        let orders = if config.common.peers.contains_key("order") {
+            Some(OrderServiceClient::new(channel("order")?))
+        } else {
+            None
+        };
         Ok(Self {
             clock: deps.clock,
             fulfillment: FulfillmentServiceClient::new(fulfillment),
             refunds: RefundServiceClient::new(refund),
+            orders,
             config,
         })
     }

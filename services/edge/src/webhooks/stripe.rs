@@ -1,7 +1,11 @@
-//! Stripe: what became of refunds.
+//! Stripe: what became of refunds, and of payments.
 //!
 //! Deliveries come out of order and more than once; the refund service applies each state of a refund once, whichever way
-//! it heard of it. Events about anything else, and refunds that Waybill did not make, are acknowledged.
+//! it heard of it, and so does the order service with payments. Events about anything else, refunds that Waybill did not make
+//! and payments that it does not know are acknowledged.
+//!
+//! A payment is that of an order when one of the same id was recorded for it, or when its metadata name the order
+//! (`waybill_order_id`).
 
 use std::sync::Arc;
 
@@ -9,9 +13,13 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use tonic::Code;
+use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_payments::RefundState;
-use waybill_payments::stripe::{parse_event, verify_webhook};
+use waybill_payments::stripe::{PaymentNotice, PaymentStep, RefundNotice, parse_event, verify_webhook};
+use waybill_proto::waybill::order::v1::{PaymentKind, RecordPaymentRequest};
 use waybill_proto::waybill::refund::v1::RecordProviderRefundRequest;
+use waybill_rpc::convert::{to_money, to_timestamp};
+use waybill_rpc::fault;
 
 use crate::App;
 use crate::error::Error;
@@ -35,9 +43,26 @@ pub async fn receive(
         .ok_or(Error::NotVerified)?;
     verify_webhook(header, &body, &secrets, app.clock.now()).map_err(|_| Error::NotVerified)?;
     let event = parse_event(&body).map_err(|error| Error::Malformed(error.to_string()))?;
-    let Some(refund) = event.refund else {
-        return Ok(StatusCode::OK);
-    };
+    let tenant = (merchant_id, store_id);
+    match (event.refund, event.payment) {
+        (Some(refund), _) => refunded(&app, tenant, refund).await,
+        (None, Some(payment)) => {
+            let request = RecordPaymentRequest {
+                request_id: event.id,
+                occurred_at: Some(to_timestamp(event.created)),
+                ..recorded(tenant, payment)
+            };
+            paid(&app, request).await
+        }
+        (None, None) => Ok(StatusCode::OK),
+    }
+}
+
+async fn refunded(
+    app: &App,
+    (merchant_id, store_id): (MerchantId, StoreId),
+    refund: RefundNotice,
+) -> Result<StatusCode, Error> {
     let (outcome, failure_reason) = match refund.state {
         RefundState::Pending => ("pending", String::new()),
         RefundState::Succeeded => ("succeeded", String::new()),
@@ -56,6 +81,49 @@ pub async fn receive(
         Ok(_) => Ok(StatusCode::OK),
         // Made elsewhere: nothing of ours.
         Err(status) if status.code() == Code::NotFound => Ok(StatusCode::OK),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// What a notice is as a payment of the order service.
+fn recorded((merchant_id, store_id): (MerchantId, StoreId), notice: PaymentNotice) -> RecordPaymentRequest {
+    let (kind, reason, dispute_id) = match notice.step {
+        PaymentStep::Authorized => (PaymentKind::Authorization, String::new(), String::new()),
+        PaymentStep::Captured => (PaymentKind::Capture, String::new(), String::new()),
+        PaymentStep::Released => (PaymentKind::Void, String::new(), String::new()),
+        PaymentStep::Failed { reason } => (PaymentKind::Failure, reason, String::new()),
+        PaymentStep::Disputed { dispute_id, reason } => (PaymentKind::Dispute, reason, dispute_id),
+        PaymentStep::DisputeWon { dispute_id } => (PaymentKind::DisputeWon, String::new(), dispute_id),
+        PaymentStep::DisputeLost { dispute_id } => (PaymentKind::DisputeLost, String::new(), dispute_id),
+    };
+    RecordPaymentRequest {
+        merchant_id: merchant_id.to_string(),
+        store_id: store_id.to_string(),
+        order_id: notice.order_id.map(|order| order.to_string()).unwrap_or_default(),
+        kind: kind.into(),
+        provider: "stripe".to_owned(),
+        provider_payment_id: notice.provider_payment_id,
+        amount: Some(to_money(notice.amount)),
+        reason,
+        dispute_id,
+        ..RecordPaymentRequest::default()
+    }
+}
+
+/// What time can mend: an attempt in flight is settled, the beginning of a dispute is told after its end.
+const LATER: [&str; 2] = ["PAYMENT_IN_FLIGHT", "DISPUTE_NOT_OPEN"];
+
+async fn paid(app: &App, request: RecordPaymentRequest) -> Result<StatusCode, Error> {
+    let Some(orders) = &app.orders else {
+        return Ok(StatusCode::OK);
+    };
+    match orders.clone().record_payment(request).await {
+        Ok(_) => Ok(StatusCode::OK),
+        // Not a payment of ours, or of an order of ours.
+        Err(status) if status.code() == Code::NotFound => Ok(StatusCode::OK),
+        Err(status) if fault::reason(&status).is_some_and(|reason| LATER.contains(&reason.as_str())) => {
+            Err(Error::Later(status))
+        }
         Err(status) => Err(status.into()),
     }
 }
