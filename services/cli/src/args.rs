@@ -9,6 +9,7 @@ mod imports;
 mod jobs;
 mod log;
 mod orders;
+mod payments;
 
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ pub use log::{EffectsCommand, FollowerRef, LogCommand};
 pub use self::imports::{FormatArg, ImportArgs};
 pub use self::jobs::{JobStateArg, JobsCommand};
 pub use self::orders::{FilterArgs, SortArg, StatusArg};
+pub use self::payments::{CapturePaymentArgs, PaymentsCommand, VoidPaymentArgs};
 use crate::bench::args::BenchCommand;
 
 /// Carries orders from the moment they are placed until the money of the last refund has arrived.
@@ -78,6 +80,9 @@ pub enum Command {
     /// Hand out what is held of a customer, or forget the customer.
     #[command(subcommand)]
     Customers(CustomersCommand),
+    /// See an order's payments; capture and void what is authorised for it.
+    #[command(subcommand)]
+    Payments(PaymentsCommand),
     /// Ship orders, record what carriers say, look at stock.
     #[command(subcommand)]
     Shipments(ShipmentsCommand),

@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => commands::import::run(&session()?, &args, json).await,
         Command::Orders(command) => commands::orders::run(&session()?, command, json).await,
         Command::Customers(command) => commands::customers::run(&session()?, command, json).await,
+        Command::Payments(command) => commands::payments::run(&session()?, command, json).await,
         Command::Shipments(command) => commands::shipments::run(&session()?, command, json).await,
         Command::Returns(command) => commands::returns::run(&session()?, command, json).await,
         Command::Refunds(command) => commands::refunds::run(&session()?, command, json).await,

@@ -247,7 +247,8 @@ fn facet<T>(
     }
 }
 
-fn amount(text: Option<&str>, currency: &str) -> anyhow::Result<Option<common::Money>> {
+/// An amount as people write it.
+pub(super) fn amount(text: Option<&str>, currency: &str) -> anyhow::Result<Option<common::Money>> {
     let Some(text) = text else { return Ok(None) };
     let currency = Currency::parse(currency)?;
     let money = Money::parse_decimal(text, currency).with_context(|| format!("{text:?} is no amount"))?;

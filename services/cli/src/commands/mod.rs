@@ -14,6 +14,7 @@ pub mod letters;
 pub mod log;
 pub mod notifications;
 pub mod orders;
+pub mod payments;
 mod rebuild;
 pub mod refunds;
 pub mod returns;

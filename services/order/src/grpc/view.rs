@@ -8,8 +8,8 @@ use waybill_proto::waybill::order::v1 as proto;
 use waybill_proto::waybill::r#type::v1 as common;
 use waybill_rpc::convert::{to_money, to_timestamp};
 
-use crate::domain::attempt::{Attempt, AttemptKind, AttemptState, Cause};
 use super::trail::to_hex;
+use crate::domain::attempt::{Attempt, AttemptKind, AttemptState, Cause};
 use crate::domain::cancellation::Cancellation;
 use crate::domain::edit::Edited;
 use crate::domain::fact::TimelineEntry;
