@@ -49,10 +49,11 @@ impl Check {
     }
 }
 
-/// Checks everything; the checks do not depend on each other.
+/// Checks everything.
 pub async fn all(session: &Session, ended: &[Ended], mails: &MailSink, sandbox: &Sandbox) -> Vec<Check> {
-    let (timelines, histories, mail, refunds, books, figures) = tokio::join!(
-        timelines(session, ended),
+    // What is looked back at must have come.
+    let timelines = timelines(session, ended).await;
+    let (histories, mail, refunds, books, figures) = tokio::join!(
         histories(session, ended),
         mails_once(session, ended, mails),
         refunds_once(ended, sandbox),

@@ -222,9 +222,16 @@ async fn readers_look_where_something_can_be() -> anyhow::Result<()> {
         .await?;
     let arguments = format!("{}, '{key}', '{{{xid}}}'", partition_of(key));
     let plan_of_written = plan(&mut conn, written, WRITTEN, &arguments).await?;
-    assert!(
-        !plan_of_written.contains("Seq Scan on event_log") && plan_of_written.contains("Index Cond"),
-        "{plan_of_written}"
-    );
+    let empty = ["event_log_10001", "event_log_11001", "event_log_default"];
+    for line in plan_of_written
+        .lines()
+        .filter(|line| line.contains("Seq Scan on event_log"))
+    {
+        assert!(
+            empty.iter().any(|name| line.contains(&format!(" {name} "))),
+            "{plan_of_written}"
+        );
+    }
+    assert!(plan_of_written.contains("Index Cond"), "{plan_of_written}");
     Ok(())
 }
