@@ -1,4 +1,4 @@
-//! The month as a file of JSON Lines: imported, stopped half-way, taken up, and imported once more.
+//! The first days of the month as a file of JSON Lines: imported, stopped half-way, taken up, and imported once more.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +20,8 @@ use waybill_proto::waybill::order::v1::{
 };
 use waybill_rpc::client::is_retryable;
 
+/// Orders of the file: a few batches, so that there is something to stop and to take up.
+const ORDERS: usize = 400;
 /// Every so many orders one is paid.
 const PAID: usize = 10;
 /// Bytes of a chunk.
@@ -119,6 +121,7 @@ async fn the_month_is_imported_once_however_often_the_stream_breaks() -> anyhow:
     let orders: Vec<NewOrder> = (invoices.iter())
         .filter(|invoice| !invoice.is_cancellation())
         .filter_map(|invoice| retail::order(invoice).ok())
+        .take(ORDERS)
         .collect();
     // What takes back more than it sells is no order: for the service to find out.
     let sound = |order: &&NewOrder| order.lines.iter().all(|line| line.quantity > 0);
@@ -128,7 +131,7 @@ async fn the_month_is_imported_once_however_often_the_stream_breaks() -> anyhow:
         .map(|order| order.number.clone())
         .collect();
     ensure!(
-        expected.len() >= 1500 && expected.len() < orders.len(),
+        expected.len() > ORDERS / 2 && orders.len() == ORDERS,
         "{} orders",
         expected.len()
     );
@@ -149,7 +152,7 @@ async fn the_month_is_imported_once_however_often_the_stream_breaks() -> anyhow:
     let refused = (count - expected.len()) as i64;
     ensure!(sums(&taken) == (expected.len() as i64, 0, refused), "{taken:?}");
     ensure!(
-        (taken.rows, taken.payments_refused) == (count as i64, 0) && taken.payments >= 100,
+        (taken.rows, taken.payments_refused) == (count as i64, 0) && taken.payments > 20,
         "{taken:?}"
     );
 
