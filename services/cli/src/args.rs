@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use changes::{AddressArgs, CancelArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
+pub use changes::{AddressArgs, CancelArgs, EditArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
 pub use customers::{CustomerArgs, CustomersCommand};
 pub use events::{EventsCommand, WantedArgs};
@@ -327,6 +327,8 @@ pub enum OrdersCommand {
     Hold(HoldArgs),
     /// Let a held order go on.
     Release(ReleaseArgs),
+    /// Change what is ordered and has not shipped; shows what would change, and changes it with --commit.
+    Edit(EditArgs),
     /// Cancel an order of which nothing has shipped, or units that have not.
     Cancel(CancelArgs),
     /// Print every change as it happens, until Ctrl-C.

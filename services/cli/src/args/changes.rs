@@ -1,4 +1,4 @@
-//! `waybill orders update|hold|release|cancel`: the help.
+//! `waybill orders update|hold|release|edit|cancel`: the help.
 
 use clap::{Args, ValueEnum};
 
@@ -114,4 +114,31 @@ pub struct CancelArgs {
     /// What is reserved for these units is not there to be sold: it leaves the stock.
     #[arg(long, requires = "lines")]
     pub lost: bool,
+}
+
+/// What is to be different about what is ordered. A line is named by its id or, where one line alone has it, its sku.
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// Which.
+    #[command(flatten)]
+    pub order: OrderRef,
+    /// Add a line of so many units at this price each, and with so much tax on all of them; may be repeated. It ships.
+    #[arg(long = "add", value_name = "SKU=UNITS@PRICE[+TAX]")]
+    pub add: Vec<String>,
+    /// Remove a line; may be repeated.
+    #[arg(long = "remove", value_name = "LINE")]
+    pub remove: Vec<String>,
+    /// Give a line another quantity; may be repeated. Units that come are a line of their own, at this price each (that of the
+    /// line when not given) and with so much tax on all of them.
+    #[arg(long = "quantity", value_name = "LINE=UNITS[@PRICE][+TAX]")]
+    pub quantities: Vec<String>,
+    /// Why; needed to change it.
+    #[arg(long, default_value = "", required_if_eq("commit", "true"))]
+    pub reason: String,
+    /// What is reserved for units that go is not there to be sold: it leaves the stock.
+    #[arg(long)]
+    pub lost: bool,
+    /// Change it, if it still comes out as shown.
+    #[arg(long)]
+    pub commit: bool,
 }

@@ -1,7 +1,5 @@
 //! `waybill orders update|hold|release|cancel`
 
-use std::collections::BTreeMap;
-
 use anyhow::Context as _;
 use waybill_proto::waybill::order::v1::{
     CancelOrderLinesRequest, CancelOrderRequest, Customer, HoldOrderRequest, HoldReason, LineUnits, Order,
@@ -202,20 +200,25 @@ fn units(named: &str, order: &Order) -> anyhow::Result<LineUnits> {
     let quantity = units
         .parse()
         .with_context(|| format!("--line {named:?}: {units:?} is no number of units"))?;
-    let mut by_sku: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for item in &order.lines {
-        by_sku.entry(&item.sku).or_default().push(&item.line_id);
-    }
-    let line_id = match by_sku.get(name).map(Vec::as_slice) {
-        Some([only]) => (*only).to_owned(),
-        Some(several) => anyhow::bail!(
-            "--line {named:?}: {} lines have this sku; name one of {}",
+    Ok(LineUnits {
+        line_id: line_id("--line", name, order)?,
+        quantity,
+    })
+}
+
+/// The line that is named by its id, or by a sku that one line alone has.
+pub(super) fn line_id(option: &str, name: &str, order: &Order) -> anyhow::Result<String> {
+    let by_sku = order.lines.iter().filter(|item| item.sku == name);
+    let lines: Vec<&str> = by_sku.map(|item| item.line_id.as_str()).collect();
+    match lines.as_slice() {
+        [] => Ok(name.to_owned()),
+        [only] => Ok((*only).to_owned()),
+        several => anyhow::bail!(
+            "{option} {name:?}: {} lines have this sku; name one of {}",
             several.len(),
             several.join(", ")
         ),
-        None => name.to_owned(),
-    };
-    Ok(LineUnits { line_id, quantity })
+    }
 }
 
 #[cfg(test)]

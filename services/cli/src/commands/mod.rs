@@ -4,6 +4,7 @@ pub mod analytics;
 mod changes;
 pub mod consumers;
 pub mod customers;
+mod edit;
 pub mod events;
 pub mod find;
 mod followers;

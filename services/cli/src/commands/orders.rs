@@ -6,7 +6,7 @@ use waybill_proto::waybill::order::v1::{
     WatchOrdersRequest,
 };
 
-use super::{changes, find, history, import};
+use super::{changes, edit, find, history, import};
 use crate::args::OrdersCommand;
 use crate::output::{self, line, money, table, time, word};
 use crate::session::Session;
@@ -32,6 +32,7 @@ pub async fn run(session: &Session, command: OrdersCommand, json: bool) -> anyho
         OrdersCommand::Update(args) => changes::update(session, *args, json).await,
         OrdersCommand::Hold(args) => changes::hold(session, args, json).await,
         OrdersCommand::Release(args) => changes::release(session, args, json).await,
+        OrdersCommand::Edit(args) => edit::edit(session, args, json).await,
         OrdersCommand::Cancel(args) => changes::cancel(session, args, json).await,
         OrdersCommand::Watch { from_start } => watch(session, from_start, json).await,
     }
@@ -112,7 +113,9 @@ pub(super) fn show(order: &Order) {
                 ("shipping", totals.shipping),
                 ("tax", totals.tax),
                 ("total", totals.total),
+                ("added", order.added.clone()),
                 ("cancelled", order.cancelled.clone()),
+                ("to pay", order.due.clone()),
                 ("captured", order.captured.clone()),
                 ("refunded", order.refunded.clone()),
             ]
