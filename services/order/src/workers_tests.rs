@@ -299,8 +299,9 @@ impl<F: Future> Future for Mortal<F> {
 }
 
 /// Kills the worker early, a little later, and so on until it gets through; each time another one takes over. Its wire to the
-/// database is slow, so that every round trip is a place to die at. A step has several polls.
-const STRIDE: usize = 32;
+/// database is slow, so that every round trip is a place to die at. What follows a capture is one short transaction, so the
+/// steps are small.
+const STRIDE: usize = 8;
 
 #[tokio::test]
 async fn a_worker_may_die_at_any_step() {
