@@ -22,7 +22,7 @@ fn timestamp(time: DateTime<Utc>) -> prost_types::Timestamp {
 
 impl World {
     /// A scan so many minutes after the service's clock.
-    fn scan(
+    pub(crate) fn scan(
         &self,
         shipment: &proto::Shipment,
         status: ShipmentStatus,
@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    async fn track(
+    pub(crate) async fn track(
         &self,
         updates: Vec<proto::TrackingUpdate>,
     ) -> Result<Vec<(TrackingResult, ShipmentStatus)>, Status> {
@@ -58,7 +58,7 @@ impl World {
             .collect())
     }
 
-    async fn shipment(&self, id: &str) -> Result<proto::Shipment, Status> {
+    pub(crate) async fn shipment(&self, id: &str) -> Result<proto::Shipment, Status> {
         let request = proto::GetShipmentRequest {
             merchant_id: self.merchant.to_string(),
             store_id: self.store.to_string(),
