@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use prost::{Message, Name};
 use waybill_events::NewEvent;
 use waybill_kernel::id::{EventId, HoldId, LineId, OrderId};
-use waybill_kernel::money::{Currency, Money};
+use waybill_kernel::money::Money;
 use waybill_proto::waybill::order::v1 as proto;
 use waybill_rpc::convert::to_timestamp;
 use waybill_store::Origin;

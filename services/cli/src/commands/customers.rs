@@ -36,8 +36,8 @@ pub async fn run(session: &Session, command: CustomersCommand, json: bool) -> an
         } => {
             let customer = named(session, &customer).await?;
             match out {
-                Some(file) => export(session, customer, cursor, &mut private(&file)?).await,
-                None => export(session, customer, cursor, &mut std::io::stdout()).await,
+                Some(file) => Box::pin(export(session, customer, cursor, &mut private(&file)?)).await,
+                None => Box::pin(export(session, customer, cursor, &mut std::io::stdout())).await,
             }
         }
         CustomersCommand::Erase {

@@ -74,12 +74,18 @@ impl Shop {
             Op::Pay(kind, minor) => {
                 let new = NewPayment {
                     tenant,
-                    order: id,
+                    order: Some(id),
                     kind: *kind,
                     provider: "stripe".into(),
                     provider_payment_id: format!("pi-{n}"),
                     amount: Money::new(Currency::EUR, *minor),
                     occurred_at: None,
+                    reason: String::new(),
+                    dispute_id: if kind.is_dispute() {
+                        "dp".into()
+                    } else {
+                        String::new()
+                    },
                 };
                 orders.record(&key, &new).await.map(drop)
             }

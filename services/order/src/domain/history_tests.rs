@@ -365,6 +365,7 @@ impl History {
             model.open(),
             "paid, less what goes back, and what is open are what is due"
         );
+        prop_assert_eq!((money.disputed, money.dispute_lost), (model.disputed, model.lost));
         prop_assert!(money.cancelled >= 0 && money.due() >= 0 && money.captured <= money.total + money.added);
         prop_assert!((0..=money.captured).contains(&money.owed_back));
 

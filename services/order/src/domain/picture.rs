@@ -181,6 +181,8 @@ impl Picture {
             fields.put(name("provider"), &payment.provider);
             fields.put(name("provider_payment_id"), &payment.provider_payment_id);
             fields.put(name("amount"), payment.amount);
+            fields.put(name("reason"), &payment.reason);
+            fields.put(name("dispute_id"), &payment.dispute_id);
             fields.time(name("occurred_at"), payment.occurred_at);
         }
         for hold in &self.holds {
@@ -222,6 +224,10 @@ impl Picture {
         fields.put("captured", state.money.captured);
         fields.put("refunded", state.money.refunded);
         fields.put("cancelled", state.money.cancelled);
+        fields.put("added", state.money.added);
+        fields.put("owed_back", state.money.owed_back);
+        fields.put("disputed", state.money.disputed);
+        fields.put("dispute_lost", state.money.dispute_lost);
         fields.put("payments", state.payments);
         fields.put("open_holds", state.holds);
         fields.put("units_to_ship", state.goods.to_ship);

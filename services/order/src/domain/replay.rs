@@ -14,8 +14,8 @@ use super::fact::Fact;
 use super::goods::LineGoods;
 use super::hold::{Hold, Release};
 use super::order::Payment;
-use super::picture::{Agreed, Picture};
-use super::state::State;
+use super::picture::{Agreed, AgreedLine, Picture};
+use super::state::{Share, State};
 use super::tracking::Tracked;
 
 /// Something that this service decided about an order, as its event tells it.
@@ -33,10 +33,25 @@ pub enum Change {
     Released(HoldId),
     /// Units were cancelled; so many of them would have been shipped.
     UnitsCancelled(Cancellation, i64),
+    /// What is ordered changed.
+    Edited(Box<Edit>),
     /// It was cancelled.
     Cancelled(String),
     /// It was completed.
     Completed,
+}
+
+/// A change of what is ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Lines that came.
+    pub lines: Vec<AgreedLine>,
+    /// What came, all in all.
+    pub comes: Share,
+    /// What went, all in all.
+    pub goes: Share,
+    /// The units that went.
+    pub removal: Option<Cancellation>,
 }
 
 /// What a step of a history does.
@@ -185,16 +200,8 @@ fn apply(order: &mut Option<Rebuilding>, step: &Step) -> Result<(), String> {
 
 impl Rebuilding {
     fn placed(agreed: &Agreed, at: DateTime<Utc>) -> Rebuilding {
-        let lines: BTreeMap<LineId, LineGoods> = (agreed.lines.iter())
-            .map(|line| {
-                let goods = LineGoods {
-                    quantity: if line.digital { 0 } else { line.quantity },
-                    shipped: 0,
-                    delivered: 0,
-                };
-                (line.id, goods)
-            })
-            .collect();
+        let lines: BTreeMap<LineId, LineGoods> =
+            (agreed.lines.iter()).map(|line| (line.id, goods(line))).collect();
         let to_ship = lines.values().map(|line| i64::from(line.quantity)).sum();
         Rebuilding {
             tracked: Tracked {
@@ -263,11 +270,16 @@ impl Rebuilding {
                 state.release(1);
             }
             Change::UnitsCancelled(cancellation, to_ship) => {
-                for part in &cancellation.lines {
-                    *self.cancelled.entry(part.line).or_default() += part.units;
-                }
                 state.cancel_units(*to_ship, cancellation.amount());
-                self.cancellations.push(cancellation.clone());
+                self.cancel(cancellation);
+            }
+            Change::Edited(edit) => {
+                state.edit(edit.comes, edit.goes);
+                for line in &edit.lines {
+                    self.tracked.lines.insert(line.id, goods(line));
+                    self.agreed.lines.push(line.clone());
+                }
+                edit.removal.iter().for_each(|removal| self.cancel(removal));
             }
             Change::Cancelled(reason) => {
                 state
@@ -285,6 +297,13 @@ impl Rebuilding {
             }
         }
         Ok(())
+    }
+
+    fn cancel(&mut self, cancellation: &Cancellation) {
+        for part in &cancellation.lines {
+            *self.cancelled.entry(part.line).or_default() += part.units;
+        }
+        self.cancellations.push(cancellation.clone());
     }
 
     fn picture(self) -> Picture {
@@ -309,6 +328,15 @@ impl Rebuilding {
             holds: self.holds,
             cancellations: self.cancellations,
         }
+    }
+}
+
+/// A line of which nothing has shipped.
+fn goods(line: &AgreedLine) -> LineGoods {
+    LineGoods {
+        quantity: if line.digital { 0 } else { line.quantity },
+        shipped: 0,
+        delivered: 0,
     }
 }
 

@@ -53,6 +53,9 @@ fn captured(amount: i64) -> Change {
         provider_payment_id: "pi".into(),
         amount,
         occurred_at: at(0),
+        reason: String::new(),
+        dispute_id: String::new(),
+        attempt: None,
     })
 }
 

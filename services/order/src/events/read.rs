@@ -11,7 +11,8 @@ use crate::domain::hold::{Hold, HoldReason};
 use crate::domain::order::{Payment, Totals};
 use crate::domain::payment::PaymentKind;
 use crate::domain::picture::{Agreed, AgreedLine};
-use crate::domain::replay::{Change, Effect};
+use crate::domain::replay::{Change, Edit, Effect};
+use crate::domain::state::Share;
 
 /// What an event of this service did. One that cannot be read is said, with the reason: its type may be from a later version.
 pub(crate) fn effect(event: &Event) -> Effect {
@@ -45,6 +46,12 @@ fn change(event: &Event) -> Result<Option<Change>, FoldError> {
     if let Some(message) = event.as_a::<proto::OrderLinesCancelled>()? {
         return units_cancelled(message, event).map(Some);
     }
+    if let Some(message) = event.as_a::<proto::OrderEdited>()? {
+        return edited(message, event).map(Some);
+    }
+    if event.as_a::<proto::OrderContactErased>()?.is_some() {
+        return Ok(Some(Change::Updated));
+    }
     if let Some(message) = event.as_a::<proto::OrderCancelled>()? {
         return Ok(Some(Change::Cancelled(message.reason)));
     }
@@ -55,20 +62,6 @@ fn change(event: &Event) -> Result<Option<Change>, FoldError> {
 }
 
 fn agreed(message: proto::OrderPlaced) -> Result<Agreed, FoldError> {
-    let tax = |taxes: &[proto::PlacedTax]| taxes.iter().map(|tax| tax.amount_minor).sum::<i64>();
-    let line = |line: proto::PlacedLine| {
-        Ok(AgreedLine {
-            id: id("line_id", &line.line_id)?,
-            quantity: line.quantity,
-            unit_price: line.unit_price_minor,
-            net: line.net_minor,
-            tax: tax(&line.taxes),
-            sku: line.sku,
-            category: line.category,
-            final_sale: line.final_sale,
-            digital: line.digital,
-        })
-    };
     let shipping = |line: proto::PlacedShipping| {
         Ok::<_, FoldError>((id("line_id", &line.line_id)?, line.net_minor, tax(&line.taxes)))
     };
@@ -84,9 +77,7 @@ fn agreed(message: proto::OrderPlaced) -> Result<Agreed, FoldError> {
             tax: message.tax_minor,
             total: message.total_minor,
         },
-        lines: (message.lines.into_iter())
-            .map(line)
-            .collect::<Result<_, FoldError>>()?,
+        lines: (message.lines.into_iter()).map(line).collect::<Result<_, _>>()?,
         shipping: (message.shipping_lines.into_iter())
             .map(shipping)
             .collect::<Result<_, _>>()?,
@@ -97,6 +88,55 @@ fn agreed(message: proto::OrderPlaced) -> Result<Agreed, FoldError> {
             some => Some(time("promised_delivery_at", some)?),
         },
     })
+}
+
+fn line(line: proto::PlacedLine) -> Result<AgreedLine, FoldError> {
+    Ok(AgreedLine {
+        id: id("line_id", &line.line_id)?,
+        quantity: line.quantity,
+        unit_price: line.unit_price_minor,
+        net: line.net_minor,
+        tax: tax(&line.taxes),
+        sku: line.sku,
+        category: line.category,
+        final_sale: line.final_sale,
+        digital: line.digital,
+    })
+}
+
+fn tax(taxes: &[proto::PlacedTax]) -> i64 {
+    taxes.iter().map(|tax| tax.amount_minor).sum()
+}
+
+fn edited(message: proto::OrderEdited, event: &Event) -> Result<Change, FoldError> {
+    let comes = Share {
+        to_ship: (message.added.iter().filter(|line| !line.digital))
+            .map(|line| i64::from(line.quantity))
+            .sum(),
+        amount: message.added_minor,
+    };
+    let goes = Share {
+        to_ship: to_ship(&message.removed),
+        amount: message.removed_minor,
+    };
+    let removal = if message.removed.is_empty() {
+        None
+    } else {
+        Some(Cancellation {
+            id: id("cancellation_id", &message.cancellation_id)?,
+            reason: message.reason,
+            restock: message.restock,
+            lines: cancelled(&message.removed)?,
+            at: event.occurred_at,
+            version: event.version,
+        })
+    };
+    Ok(Change::Edited(Box::new(Edit {
+        lines: (message.added.into_iter()).map(line).collect::<Result<_, _>>()?,
+        comes,
+        goes,
+        removal,
+    })))
 }
 
 fn paid(message: proto::PaymentRecorded, event: &Event) -> Result<Change, FoldError> {
@@ -110,6 +150,10 @@ fn paid(message: proto::PaymentRecorded, event: &Event) -> Result<Change, FoldEr
             None => event.occurred_at,
             some => time("occurred_at", some)?,
         },
+        reason: message.reason,
+        dispute_id: message.dispute_id,
+        // Which attempt it came of is told to nobody.
+        attempt: None,
     }))
 }
 
@@ -126,9 +170,19 @@ fn held(message: proto::OrderHeld, event: &Event) -> Result<Change, FoldError> {
 }
 
 fn units_cancelled(message: proto::OrderLinesCancelled, event: &Event) -> Result<Change, FoldError> {
-    let to_ship = message.lines.iter().filter(|line| !line.digital);
-    let to_ship = to_ship.map(|line| i64::from(line.quantity)).sum();
-    let lines = message.lines.iter().map(|line| {
+    let cancellation = Cancellation {
+        id: id("cancellation_id", &message.cancellation_id)?,
+        lines: cancelled(&message.lines)?,
+        restock: message.restock,
+        reason: message.reason,
+        at: event.occurred_at,
+        version: event.version,
+    };
+    Ok(Change::UnitsCancelled(cancellation, to_ship(&message.lines)))
+}
+
+fn cancelled(lines: &[proto::CancelledLine]) -> Result<Vec<CancelledUnits>, FoldError> {
+    let lines = lines.iter().map(|line| {
         Ok(CancelledUnits {
             line: id("line_id", &line.line_id)?,
             first: line.first_unit,
@@ -137,15 +191,13 @@ fn units_cancelled(message: proto::OrderLinesCancelled, event: &Event) -> Result
             tax: line.tax_minor,
         })
     });
-    let cancellation = Cancellation {
-        id: id("cancellation_id", &message.cancellation_id)?,
-        reason: message.reason.clone(),
-        restock: message.restock,
-        lines: lines.collect::<Result<_, FoldError>>()?,
-        at: event.occurred_at,
-        version: event.version,
-    };
-    Ok(Change::UnitsCancelled(cancellation, to_ship))
+    lines.collect()
+}
+
+/// Of cancelled units, those that would have been shipped.
+fn to_ship(lines: &[proto::CancelledLine]) -> i64 {
+    let shipped = lines.iter().filter(|line| !line.digital);
+    shipped.map(|line| i64::from(line.quantity)).sum()
 }
 
 fn id<T: From<Uuid>>(field: &str, text: &str) -> Result<T, FoldError> {

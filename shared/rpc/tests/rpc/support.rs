@@ -110,6 +110,7 @@ macro_rules! not_canned {
         impl OrderService for Canned {
             type WatchOrdersStream = ReceiverStream<Result<WatchOrdersResponse, Status>>;
             type ExportOrdersStream = ReceiverStream<Result<ExportOrdersResponse, Status>>;
+            type ImportOrdersStream = ReceiverStream<Result<ImportOrdersResponse, Status>>;
 
             /// Counts messages, and hides a broken stream from its caller, as no service should.
             async fn batch_place_orders(
@@ -144,6 +145,13 @@ macro_rules! not_canned {
                 Err(Status::unimplemented("not canned"))
             }
 
+            async fn import_orders(
+                &self,
+                _: Request<Streaming<ImportOrdersRequest>>,
+            ) -> Result<Response<Self::ImportOrdersStream>, Status> {
+                Err(Status::unimplemented("not canned"))
+            }
+
             $(async fn $method(&self, _: Request<$request>) -> Result<Response<$response>, Status> {
                 Err(Status::unimplemented("not canned"))
             })+
@@ -169,6 +177,10 @@ not_canned! {
     rebuild_order(RebuildOrderRequest) -> RebuildOrderResponse;
     preview_order_edit(PreviewOrderEditRequest) -> PreviewOrderEditResponse;
     edit_order(EditOrderRequest) -> EditOrderResponse;
+    get_import(GetImportRequest) -> GetImportResponse;
+    capture_payment(CapturePaymentRequest) -> CapturePaymentResponse;
+    void_payment(VoidPaymentRequest) -> VoidPaymentResponse;
+    get_payment_attempt(GetPaymentAttemptRequest) -> GetPaymentAttemptResponse;
 }
 
 /// The tenant of a test process.

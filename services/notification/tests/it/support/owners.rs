@@ -104,6 +104,7 @@ stand_in! {
     impl OrderService {
         type WatchOrdersStream = Empty<Result<order::WatchOrdersResponse, Status>>;
         type ExportOrdersStream = Empty<Result<order::ExportOrdersResponse, Status>>;
+        type ImportOrdersStream = Empty<Result<order::ImportOrdersResponse, Status>>;
 
         async fn get_order(
             &self,
@@ -138,6 +139,13 @@ stand_in! {
         ) -> Result<Response<Self::ExportOrdersStream>, Status> {
             Err(Status::unimplemented("export_orders"))
         }
+
+        async fn import_orders(
+            &self,
+            _: Request<tonic::Streaming<order::ImportOrdersRequest>>,
+        ) -> Result<Response<Self::ImportOrdersStream>, Status> {
+            Err(Status::unimplemented("import_orders"))
+        }
     }
     unanswered {
         place_order(order::PlaceOrderRequest) -> order::PlaceOrderResponse;
@@ -156,6 +164,10 @@ stand_in! {
         rebuild_order(order::RebuildOrderRequest) -> order::RebuildOrderResponse;
         preview_order_edit(order::PreviewOrderEditRequest) -> order::PreviewOrderEditResponse;
         edit_order(order::EditOrderRequest) -> order::EditOrderResponse;
+        get_import(order::GetImportRequest) -> order::GetImportResponse;
+        capture_payment(order::CapturePaymentRequest) -> order::CapturePaymentResponse;
+        void_payment(order::VoidPaymentRequest) -> order::VoidPaymentResponse;
+        get_payment_attempt(order::GetPaymentAttemptRequest) -> order::GetPaymentAttemptResponse;
     }
 }
 

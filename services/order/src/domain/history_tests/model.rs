@@ -29,6 +29,9 @@ pub(super) struct Model {
     pub(super) captured: i64,
     authorized: i64,
     voided: i64,
+    /// What is disputed, and what of it was lost.
+    pub(super) disputed: i64,
+    pub(super) lost: i64,
     /// What was captured for units that are gone.
     pub(super) back: i64,
     /// What of it the order was told of.
@@ -129,13 +132,22 @@ impl Model {
             PaymentKind::Authorization => !self.cancelled,
             PaymentKind::Capture => !self.cancelled && amount <= self.open(),
             PaymentKind::Void => amount <= self.authorized - self.voided,
+            PaymentKind::Failure | PaymentKind::Dispute => true,
+            PaymentKind::DisputeWon | PaymentKind::DisputeLost => amount <= self.disputed,
         };
         if can {
-            *match kind {
-                PaymentKind::Authorization => &mut self.authorized,
-                PaymentKind::Capture => &mut self.captured,
-                PaymentKind::Void => &mut self.voided,
-            } += amount;
+            match kind {
+                PaymentKind::Authorization => self.authorized += amount,
+                PaymentKind::Capture => self.captured += amount,
+                PaymentKind::Void => self.voided += amount,
+                PaymentKind::Failure => {}
+                PaymentKind::Dispute => self.disputed += amount,
+                PaymentKind::DisputeWon => self.disputed -= amount,
+                PaymentKind::DisputeLost => {
+                    self.disputed -= amount;
+                    self.lost += amount;
+                }
+            }
         }
         can
     }

@@ -80,7 +80,9 @@ pub(crate) fn placed(lines: Vec<DraftLine>, inclusive: bool) -> Order {
         promised_ship_at: None,
         promised_delivery_at: None,
         presentment: None,
+        presentment_totals: None,
         tags: Vec::new(),
+        attributes: BTreeMap::new(),
     };
     let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
     let mut conditions = Conditions {
@@ -103,5 +105,6 @@ pub(crate) fn placed(lines: Vec<DraftLine>, inclusive: bool) -> Order {
         holds: Vec::new(),
         cancellations: Vec::new(),
         edits: Vec::new(),
+        attempts: Vec::new(),
     }
 }
