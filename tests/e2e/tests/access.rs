@@ -18,7 +18,7 @@ use waybill_e2e::raw::{Raw, error_infos};
 use waybill_e2e::shop::Shop;
 use waybill_e2e::wait;
 use waybill_kernel::id::{MerchantId, StoreId};
-use waybill_proto::waybill::order::v1::OrderStatus;
+use waybill_proto::waybill::order::v1::{OrderStatus, PaymentKind, RecordPaymentRequest, VoidPaymentRequest};
 use waybill_proto::waybill::refund::v1::RefundState;
 use waybill_rpc::auth::{Claims, Issuer, SCOPES};
 use waybill_rpc::fault;
@@ -283,6 +283,7 @@ struct Ours {
     notification: String,
     line: String,
     location: String,
+    attempt: String,
 }
 
 /// A value that makes a request a sound one, for fields that are required and name nothing of anybody.
@@ -309,6 +310,7 @@ impl Ours {
         let placed = shop
             .place(order("A1", "GBP", vec![line("MUG", 2, money("GBP", 995))]))
             .await?;
+        let attempt = Self::void(shop, &placed.order_id).await?;
         let paid = shop.capture(&placed).await?;
         let shipment = shop.ship(&paid).await?;
         shop.deliver(&shipment).await?;
@@ -337,7 +339,34 @@ impl Ours {
             returned: returned.return_id,
             refund: refund.refund_id,
             location: shop.location_id.clone(),
+            attempt,
         })
+    }
+
+    /// Asks for the release of an authorisation of the order; whatever the provider says of it, there is an attempt then.
+    async fn void(shop: &Shop, order_id: &str) -> anyhow::Result<String> {
+        let (session, mut client) = (&shop.session, shop.session.orders()?);
+        let authorized = RecordPaymentRequest {
+            merchant_id: session.merchant_id.clone(),
+            store_id: session.store_id.clone(),
+            request_id: "authorized".to_owned(),
+            order_id: order_id.to_owned(),
+            kind: PaymentKind::Authorization.into(),
+            provider: "stripe".to_owned(),
+            provider_payment_id: "pi_authorized".to_owned(),
+            amount: Some(money("GBP", 1)),
+            ..RecordPaymentRequest::default()
+        };
+        let authorized = client.record_payment(authorized).await?.into_inner();
+        let void = VoidPaymentRequest {
+            merchant_id: session.merchant_id.clone(),
+            store_id: session.store_id.clone(),
+            request_id: "void".to_owned(),
+            order_id: order_id.to_owned(),
+            payment_id: authorized.payment.context("a payment")?.payment_id,
+        };
+        let answer = client.void_payment(void).await?.into_inner();
+        Ok(answer.attempt.context("an attempt")?.attempt_id)
     }
 
     /// Fills every field of a request that can name something of ours, and what else makes the request a sound one;
@@ -354,6 +383,7 @@ impl Ours {
                 "notification_id" => &self.notification,
                 "line_id" => &self.line,
                 "location_id" => &self.location,
+                "attempt_id" => &self.attempt,
                 _ => {
                     match sound(&field) {
                         Some(value) => message.set_field(&field, value),
@@ -408,6 +438,7 @@ impl Ours {
             &self.refund,
             &self.leg,
             &self.notification,
+            &self.attempt,
         ];
         let ids = things.into_iter().chain([&self.line, &self.location]);
         let texts = ids.map(String::as_str).chain([EMAIL, NAME, STREET]);

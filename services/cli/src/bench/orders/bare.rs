@@ -189,10 +189,10 @@ const INSERT: &str = r#"
             placed_at, promised_ship_at, tags, line_count, created_at, status, cancel_reason, authorized_minor, voided_minor,
             captured_minor, payments, units_to_ship, units_shipped, units_delivered, refunded_minor, return_status,
             payment_status, fulfillment_status, updated_at, version, log_generation, log_xid, attributes, open_holds, units_cancelled,
-            cancelled_minor, added_minor, owed_back_minor)
+            cancelled_minor, added_minor, owed_back_minor, capturing_minor, disputed_minor, dispute_lost_minor)
         SELECT order_id, $1::uuid, $2::uuid, (1000 + n)::text, 'bench', '1-' || n, 'EUR', true, 1000 + buyer % 30000, 0, 490, 200,
             1490 + buyer % 30000, '[]', 'de-DE', at, at + interval '2 days', '[]', 4, at, 'OPEN', '', 0, 0, 0, 0, 3, 0, 0, 0, 'NONE',
-            'PENDING', 'UNFULFILLED', at, 1, 1, pg_current_xact_id(), '{}', 0, 0, 0, 0, 0
+            'PENDING', 'UNFULFILLED', at, 1, 1, pg_current_xact_id(), '{}', 0, 0, 0, 0, 0, 0, 0, 0
         FROM n
     ), l AS (
         INSERT INTO order_lines (order_id, line_id, merchant_id, store_id, position, sku, title, quantity, unit_price_minor,
