@@ -4,6 +4,7 @@
 //! moves on. So whatever is lost in between (the stream, this process, the answer of the database) the next stream finds the
 //! order under its key and counts it as placed by this import, once (O-20).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
@@ -182,7 +183,8 @@ impl Importing {
         placed.into_iter().map(decide).collect()
     }
 
-    /// Records payments, in any order. Gives back what became of each, in the order they are given.
+    /// Records payments, several at once; of those that are named alike the first one counts. Gives back what became of each,
+    /// in the order they are given.
     ///
     /// # Errors
     ///
@@ -191,13 +193,27 @@ impl Importing {
         &self,
         payments: Vec<(RequestKey, NewPayment)>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        let recorded = stream::iter(payments)
-            .map(|(key, payment)| async move { self.orders.record(&key, &payment).await.map(drop) })
-            .buffered(PAYMENTS_AT_ONCE);
-        let recorded: Vec<Result<(), Error>> = recorded.collect().await;
+        let mut names = HashSet::with_capacity(payments.len());
+        let (mut firsts, mut repeats) = (Vec::with_capacity(payments.len()), Vec::new());
+        for (at, (key, payment)) in payments.into_iter().enumerate() {
+            let (provider, id) = payment.name();
+            let is_first = names.insert((provider.to_owned(), id.to_owned()));
+            let part = if is_first { &mut firsts } else { &mut repeats };
+            part.push((at, key, payment));
+        }
+        let record = |(at, key, payment)| async move {
+            let recorded = self.orders.record(&key, &payment).await;
+            (at, recorded.map(drop))
+        };
+        let firsts = stream::iter(firsts).map(record).buffered(PAYMENTS_AT_ONCE);
+        let mut recorded: Vec<(usize, Result<(), Error>)> = firsts.collect().await;
+        for repeat in repeats {
+            recorded.push(record(repeat).await);
+        }
+        recorded.sort_by_key(|(at, _)| *at);
         recorded
             .into_iter()
-            .map(|outcome| match outcome {
+            .map(|(_, outcome)| match outcome {
                 Err(error) if error.is_passing() => Err(error),
                 outcome => Ok(outcome),
             })

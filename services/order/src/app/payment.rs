@@ -51,7 +51,7 @@ pub(crate) struct NewPayment {
 
 impl NewPayment {
     /// How the provider names the payment.
-    fn name(&self) -> (&str, &str) {
+    pub(super) fn name(&self) -> (&str, &str) {
         (&self.provider, &self.provider_payment_id)
     }
 }
