@@ -21,12 +21,14 @@ pub async fn run(session: &Session, command: LogCommand, json: bool) -> anyhow::
             without_stream,
             force,
         } => {
-            let request = pb::RecoverLogRequest {
+            let mut request = tonic::Request::new(pb::RecoverLogRequest {
                 request_id: request_id.unwrap_or_else(super::request_id),
                 reason,
                 without_stream,
                 force,
-            };
+            });
+            // The whole log is compared with the stream: it takes as long as it takes.
+            request.set_timeout(std::time::Duration::from_secs(24 * 3600));
             let answer = session
                 .history(&service)?
                 .recover_log(request)

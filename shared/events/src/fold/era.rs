@@ -402,11 +402,14 @@ impl<'l, F: Fold> Era<'l, F> {
         let mut done = 0;
         let mut step = events.len();
         let mut failures = 0;
+        // How often the database has refused the data of one event alone. What passes is not counted: an event is given up for
+        // itself, not for the weather.
+        let mut refused = 0;
         while done < events.len() {
             let end = (done + step).min(events.len());
             let (moves, after) = self.moves(&sources[done..end], &events[done..end]);
             let now = &events[done..end];
-            let isolate = step == 1 && failures >= REFUSED_TRIES;
+            let isolate = step == 1 && refused >= REFUSED_TRIES;
             let applying = async {
                 match moves.as_slice() {
                     [only] if isolate => self.lane.applier.single(only, &now[0]).await,
@@ -425,7 +428,7 @@ impl<'l, F: Fold> Era<'l, F> {
                     self.report(now, tally);
                     done = end;
                     step = (step * 2).min(events.len());
-                    failures = 0;
+                    (failures, refused) = (0, 0);
                 }
                 Err(ApplyError::Lost) => {
                     return Err(End::Doubt("a cursor has another owner or place".to_owned()));
@@ -439,11 +442,14 @@ impl<'l, F: Fold> Era<'l, F> {
                     match error {
                         // Find the event that is at fault.
                         FoldError::Poison(_) if !isolate => {
-                            failures = if step > 1 { 0 } else { REFUSED_TRIES };
+                            refused = if step > 1 { 0 } else { REFUSED_TRIES };
                             step = 1;
                             continue;
                         }
-                        error if error.is_refused_data() && !isolate => step = 1,
+                        error if error.is_refused_data() && !isolate => {
+                            refused = if step > 1 { 0 } else { refused + 1 };
+                            step = 1;
+                        }
                         error => {
                             self.lane.part.set(Condition::Retrying(in_words(&error)));
                             step = (step / 2).max(1);

@@ -19,7 +19,7 @@ pub(super) enum HistoryFault {
     Recover(#[from] RecoverError),
     #[error(transparent)]
     Effect(#[from] EffectError),
-    #[error("the log is fenced; recover it first")]
+    #[error("the log is fenced, or was recovered in this moment; look at its status first")]
     Fenced,
     #[error("consumer {0} has not taken yet what happened before the recovery; wait until it has")]
     Behind(String),

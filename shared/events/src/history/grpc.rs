@@ -301,7 +301,8 @@ impl HistoryApi {
 
     async fn release(&self) -> Result<Vec<String>, HistoryFault> {
         let pool = self.inner.log.db().pool();
-        if store::history::standing(pool).await?.fenced_reason.is_some() {
+        let standing = store::history::standing(pool).await?;
+        if standing.fenced_reason.is_some() {
             return Err(HistoryFault::Fenced);
         }
         if let Some((_, recovered_at)) = store::history::unsettled(pool).await? {
@@ -313,7 +314,8 @@ impl HistoryApi {
         {
             return Err(HistoryFault::Undecided(undecided.len()));
         }
-        Ok(store::history::release_effects(pool).await?)
+        let released = store::history::release_effects(pool, standing.generation).await?;
+        released.ok_or(HistoryFault::Fenced)
     }
 }
 

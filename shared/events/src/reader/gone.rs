@@ -59,12 +59,18 @@ impl Gone {
                     upto,
                 }));
             };
+            // What lies before the cursors counts, too: whoever asks is to hear from time to time that there is progress.
+            passed += events.len();
             events.retain(|event| {
                 after[usize::from(event.vpartition)].is_some_and(|after| event.position > after)
             });
-            let Some(last) = events.last() else { continue };
+            let Some(last) = events.last() else {
+                if passed >= MOST_PASSED {
+                    return Ok(Some(Step { events, upto: None }));
+                }
+                continue;
+            };
             self.found = true;
-            passed += events.len();
             upto = Some(last.position);
             events.retain(|event| filter.wants(event));
             if events.len() > limit {

@@ -426,9 +426,19 @@ pub(crate) async fn unsettled(
     .await?)
 }
 
-/// Notes that outside effects of all recoveries are settled, and lifts the hold. Returns the kinds that were held.
-pub(crate) async fn release_effects(pool: &PgPool) -> Result<Vec<String>, StoreError> {
+/// Notes that outside effects of all recoveries are settled, and lifts the hold. Returns the kinds that were held; `None` when
+/// the log is fenced, or was recovered once more since this generation: that recovery is to be looked at first.
+pub(crate) async fn release_effects(
+    pool: &PgPool,
+    generation: i64,
+) -> Result<Option<Vec<String>>, StoreError> {
     let mut tx = pool.begin().await?;
+    let (fenced, now): (bool, i64) = sqlx::query_as("SELECT fenced, generation FROM log_identity FOR SHARE")
+        .fetch_one(&mut *tx)
+        .await?;
+    if fenced || now != generation {
+        return Ok(None);
+    }
     sqlx::query("UPDATE log_recovery SET effects_settled_at = now() WHERE effects_settled_at IS NULL")
         .execute(&mut *tx)
         .await?;
@@ -436,7 +446,7 @@ pub(crate) async fn release_effects(pool: &PgPool) -> Result<Vec<String>, StoreE
         .fetch_all(&mut *tx)
         .await?;
     tx.commit().await?;
-    Ok(released)
+    Ok(Some(released))
 }
 
 /// The generation that the log writes in, under the lock of a recovery.

@@ -454,6 +454,8 @@ async fn what_cannot_leave_now_leaves_later() -> anyhow::Result<()> {
     .await;
     assert_eq!(archived(&node.db).await, (1, 0), "archived, not dropped");
     node.append(&[placed(OrderId::generate())]).await?;
+    // Read is what no transaction of the server can put anything in front of, those of other tests included.
+    settled(&node.db).await;
     assert_eq!(read(&node, from_the_beginning()).await?.len(), log.len() + 2);
 
     sqlx::raw_sql("COMMIT").execute(&mut reader).await?;
