@@ -1,7 +1,8 @@
 //! Request keys: a mutation that is sent twice takes effect once and is answered twice.
 //!
 //! [`Db::run_once`](crate::Db::run_once) does it all for one request. A use case that answers many requests in one
-//! transaction calls [`claim`] and [`record`] itself, once each for the whole batch.
+//! transaction calls [`claim`] and [`record`] itself, once each for the whole batch; one that knows its answers before it
+//! has done anything, since it makes the ids, calls [`claim_answered`] alone.
 //!
 //! Only successes are kept: a refused request may be sent again under the same key once its cause is gone. Answers should
 //! hold ids rather than personal data, since they outlive an erasure by up to [`KEEP`].
@@ -88,11 +89,34 @@ impl Inserted {
 ///
 /// As the database answers; a key in use for longer than the role's `lock_timeout` is [`StoreError::Retry`].
 pub async fn claim(conn: &mut PgConnection, keys: &[RequestKey]) -> Result<Vec<Claim>, StoreError> {
+    claim_with(conn, keys, |_| None).await
+}
+
+/// Claims keys as [`claim`] does, and writes with each the answer that it will have, as JSON: one row written once instead
+/// of twice. Whatever is refused in the end must be given back by [`release_answered`].
+///
+/// # Errors
+///
+/// As [`claim`].
+pub async fn claim_answered(
+    conn: &mut PgConnection,
+    keys: &[RequestKey],
+    answers: &[String],
+) -> Result<Vec<Claim>, StoreError> {
+    claim_with(conn, keys, |at| answers.get(at).map(String::as_str)).await
+}
+
+async fn claim_with<'a>(
+    conn: &mut PgConnection,
+    keys: &[RequestKey],
+    answer: impl Fn(usize) -> Option<&'a str>,
+) -> Result<Vec<Claim>, StoreError> {
     let (firsts, mut claims) = without_repeats(keys);
     let columns = Columns::of(firsts.iter().map(|&at| &keys[at]));
+    let answers: Vec<Option<&str>> = firsts.iter().map(|&at| answer(at)).collect();
     let inserted: Vec<Inserted> = sqlx::query_as(
-        "INSERT INTO idempotency (merchant_id, caller, rpc, request_id, request_hash)
-         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[])
+        "INSERT INTO idempotency (merchant_id, caller, rpc, request_id, request_hash, response)
+         SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])
          ON CONFLICT DO NOTHING
          RETURNING merchant_id, caller, rpc, request_id",
     )
@@ -101,6 +125,7 @@ pub async fn claim(conn: &mut PgConnection, keys: &[RequestKey]) -> Result<Vec<C
     .bind(&columns.rpcs)
     .bind(&columns.request_ids)
     .bind(&columns.hashes)
+    .bind(&answers)
     .fetch_all(&mut *conn)
     .await?;
     if inserted.len() == firsts.len() {
@@ -194,6 +219,35 @@ pub async fn release(conn: &mut PgConnection, keys: &[&RequestKey]) -> Result<()
     .bind(&columns.callers)
     .bind(&columns.rpcs)
     .bind(&columns.request_ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives back keys that were claimed by [`claim_answered`] in this transaction and whose requests were refused. The answer
+/// says whose key it is: one that was kept before has another.
+///
+/// # Errors
+///
+/// As the database answers.
+pub async fn release_answered(
+    conn: &mut PgConnection,
+    refused: &[(&RequestKey, &str)],
+) -> Result<(), StoreError> {
+    let columns = Columns::of(refused.iter().map(|(key, _)| *key));
+    let answers: Vec<&str> = refused.iter().map(|(_, answer)| *answer).collect();
+    sqlx::query(
+        "DELETE FROM idempotency USING UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+              AS k (merchant_id, caller, rpc, request_id, response)
+         WHERE idempotency.merchant_id = k.merchant_id AND idempotency.caller = k.caller
+           AND idempotency.rpc = k.rpc AND idempotency.request_id = k.request_id
+           AND idempotency.response = k.response",
+    )
+    .bind(&columns.merchants)
+    .bind(&columns.callers)
+    .bind(&columns.rpcs)
+    .bind(&columns.request_ids)
+    .bind(&answers)
     .execute(conn)
     .await?;
     Ok(())

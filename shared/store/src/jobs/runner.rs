@@ -126,6 +126,8 @@ async fn take_and_run<H: JobHandler>(shared: &Arc<Shared<H>>, shutdown: &Cancell
     let mut running = JoinSet::new();
     let mut refused = 0;
     let mut turns = Turns::default();
+    // How often a destination is still looked at soon, because its limits may have cut the last take short.
+    let mut looks_soon = 0_u32;
     while !shutdown.is_cancelled() {
         let free = shared.options.concurrency - running.len();
         let mut pause = shared.options.poll;
@@ -134,6 +136,15 @@ async fn take_and_run<H: JobHandler>(shared: &Arc<Shared<H>>, shutdown: &Cancell
                 refused = 0;
                 turns.took(jobs.len());
                 let all_there_was = jobs.len() < free;
+                let limited = jobs.iter().flatten().any(|job| !job.destination.is_empty());
+                looks_soon = if limited {
+                    LOOKS_SOON
+                } else {
+                    looks_soon.saturating_sub(1)
+                };
+                if looks_soon > 0 {
+                    pause = pause.min(SOON);
+                }
                 for job in jobs.into_iter().flatten() {
                     running.spawn(work(Arc::clone(shared), job));
                 }
@@ -176,6 +187,11 @@ async fn ended(running: &mut JoinSet<()>, full: bool) {
         }
     }
 }
+
+/// How soon, and how often, a runner looks again after it took jobs of a destination: one that bears so many calls at once, or
+/// in a second, hands out a few at a time, and the runner cannot tell those from all that there were.
+const SOON: Duration = Duration::from_millis(50);
+const LOOKS_SOON: u32 = 20;
 
 /// The wait while the database does not answer.
 const QUIET: Backoff = Backoff {

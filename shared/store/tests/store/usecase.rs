@@ -390,6 +390,26 @@ async fn a_batch_claims_its_keys_together() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn answers_that_are_known_before_are_written_with_their_keys() -> anyhow::Result<()> {
+    let (_test, db) = with_effects().await?;
+    db.run_once(&key("old"), &Statement::new(INSERT)).await?;
+    let batch = [key("z"), key("old"), key("z"), key("refused")];
+    let answers = ["1", "2", "3", "4"].map(str::to_owned);
+    let mut tx = db.begin().await?;
+    let claims = idempotency::claim_answered(tx.conn(), &batch, &answers).await?;
+    let old = Claim::Replay("\"run 1\"".to_owned());
+    assert_eq!(claims, [Claim::New, old.clone(), Claim::SameAs(0), Claim::New]);
+    // A key that was kept before has another answer: it is not given back.
+    idempotency::release_answered(tx.conn(), &[(&batch[1], "2"), (&batch[3], "4")]).await?;
+    tx.commit().await?;
+    let mut tx = db.begin().await?;
+    let claims = idempotency::claim(tx.conn(), &batch).await?;
+    let kept = Claim::Replay("1".to_owned());
+    assert_eq!(claims, [kept, old, Claim::SameAs(0), Claim::New]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_refused_request_of_a_batch_may_be_sent_again() -> anyhow::Result<()> {
     let (_test, db) = with_effects().await?;
     let batch = [key("good"), key("refused")];
