@@ -3,13 +3,13 @@
 //! | event | what the warehouse makes of it |
 //! | --- | --- |
 //! | `OrderPlaced` | the order is known; its goods are reserved, or wait |
-//! | `PaymentRecorded` | the order may ship, or no longer may |
+//! | `PaymentRecorded` | the order may ship, or no longer may: what is captured and authorised has to cover what is to be paid |
 //! | `OrderHeld` | nothing of the order ships; what is reserved for it stays so |
 //! | `OrderReleased` | the order may ship again, once no other hold is open |
 //! | `OrderCancelled` | what it holds is let go |
-//! | `OrderLinesCancelled` | units no longer wait or are no longer reserved; who waits gets what that frees |
+//! | `OrderLinesCancelled` | units no longer wait or are no longer reserved; who waits gets what that frees; less is to be paid |
 //! | `OrderContactErased` | what carriers wrote about its parcels is emptied, and not kept from here on |
-//! | `OrderEdited` | added lines are reserved or wait, as old as their order; removed units as if they were cancelled |
+//! | `OrderEdited` | added lines are reserved or wait, as old as their order, and are to be paid; removed units as if they were cancelled |
 //! | any other of the order service | its version is known |
 //! | `ReturnReceived` | units to be sold again lie where they left from, and waiting orders get them |
 //!
@@ -34,7 +34,7 @@ use waybill_store::StoreError;
 use crate::app::follow_orders::Facts;
 use crate::app::give_stock;
 use crate::domain::stock::Sku;
-use crate::store::projection::{self, AddedLines, PlacedLine, PlacedOrder};
+use crate::store::projection::{self, AddedLines, Cancellation, Due, PaymentEntry, PlacedLine, PlacedOrder};
 
 /// The service whose orders are fulfilled.
 const ORDER: &str = "order";
@@ -65,7 +65,13 @@ impl Fold for Follow {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &["orders", "order_lines", "order_payments", "order_holds"]
+        &[
+            "orders",
+            "order_lines",
+            "order_payments",
+            "order_holds",
+            "order_cancellations",
+        ]
     }
 
     fn opens(&self, event: &Event) -> bool {
@@ -140,8 +146,14 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
             }
             facts.placed.push(placed_order(event, placed)?);
         } else if let Some(payment) = event.as_a::<PaymentRecorded>()? {
-            let id = uuid(event, "payment_id", &payment.payment_id)?;
-            facts.payments.push((order, id, payment.kind));
+            facts.payments.push(PaymentEntry {
+                order,
+                payment: uuid(event, "payment_id", &payment.payment_id)?,
+                kind: payment.kind,
+                provider: payment.provider,
+                provider_payment_id: payment.provider_payment_id,
+                amount: payment.amount_minor,
+            });
         } else if let Some(held) = event.as_a::<OrderHeld>()? {
             facts.held.push((order, uuid(event, "hold_id", &held.hold_id)?));
         } else if let Some(released) = event.as_a::<OrderReleased>()? {
@@ -149,8 +161,22 @@ fn read(events: &[Event]) -> Result<Facts, FoldError> {
             facts.released.push((order, hold));
         } else if let Some(lines) = event.as_a::<OrderLinesCancelled>()? {
             cancel_units(&mut facts, event, &lines.lines, lines.restock)?;
+            facts.cancellations.push(Cancellation {
+                order,
+                version: event.version,
+                amount: lines.amount_minor,
+                refund: lines.refund_minor.unwrap_or_default(),
+            });
         } else if let Some(edited) = event.as_a::<OrderEdited>()? {
             cancel_units(&mut facts, event, &edited.removed, edited.restock)?;
+            if !edited.removed.is_empty() {
+                facts.cancellations.push(Cancellation {
+                    order,
+                    version: event.version,
+                    amount: edited.removed_minor,
+                    refund: edited.refund_minor,
+                });
+            }
             add_lines(&mut facts, event, edited)?;
         } else if event.is::<OrderCancelled>() {
             facts.cancelled.insert(order);
@@ -197,17 +223,16 @@ fn cancel_units(
 /// Lines that an edit added. Those of an order that is placed in the same batch are lines of it from the beginning.
 fn add_lines(facts: &mut Facts, event: &Event, edited: OrderEdited) -> Result<(), FoldError> {
     let order = OrderId::from(event.key);
-    let costs_nothing = edited.due_minor == 0;
+    let due = Due {
+        minor: edited.due_minor,
+        version: event.version,
+    };
     let lines = placed_lines(event, edited.added)?;
     if let Some(placed) = facts.placed.iter_mut().find(|placed| placed.order == order) {
         placed.lines.extend(lines);
-        placed.costs_nothing = costs_nothing;
+        placed.due = due;
     } else {
-        facts.added.push(AddedLines {
-            order,
-            lines,
-            costs_nothing,
-        });
+        facts.added.push(AddedLines { order, lines, due });
     }
     Ok(())
 }
@@ -246,7 +271,10 @@ fn placed_order(event: &Event, placed: OrderPlaced) -> Result<PlacedOrder, FoldE
         // As the database keeps it, so that an order is as old in the queue as it is here.
         placed_at: placed_at.trunc_subsecs(6),
         version: event.version,
-        costs_nothing: placed.total_minor == 0,
+        due: Due {
+            minor: placed.total_minor,
+            version: event.version,
+        },
         lines,
     })
 }

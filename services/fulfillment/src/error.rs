@@ -79,8 +79,10 @@ pub enum Error {
         /// What is missing.
         cause: NotAllocated,
     },
-    /// The order is neither paid nor authorised.
-    #[error("order {order} is neither paid nor authorised; record its payment first")]
+    /// What is captured and authorised does not cover what is to be paid.
+    #[error(
+        "what is captured and authorised of order {order} does not cover what is to be paid; record the payment first"
+    )]
     PaymentPending {
         /// The order.
         order: OrderId,

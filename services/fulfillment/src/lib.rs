@@ -10,7 +10,7 @@
 //! 3. `app::create_shipment` hands reserved units to a carrier.
 //! 4. `app::record_tracking` takes in what carriers say; [`domain::tracking`] decides what it makes of the shipment.
 //!
-//! [`grpc`] is the surface, `store` is all SQL. `README.md` numbers the invariants F-1 to F-10 that code and tests cite.
+//! [`grpc`] is the surface, `store` is all SQL. `README.md` numbers the invariants F-1 to F-13 that code and tests cite.
 //! The service calls no other service: what it needs of an order is in the order's events.
 
 mod app;

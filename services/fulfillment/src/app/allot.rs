@@ -41,6 +41,8 @@ pub struct Changes<'a> {
     pub units_cancelled: BTreeMap<(OrderId, LineId), Cancelled>,
     /// Units that came back and are to be sold again.
     pub returned: BTreeMap<(OrderId, LineId), i64>,
+    /// Orders that may no longer ship. They are locked, so that no shipment is made of what was known before (F-12).
+    pub stopped: BTreeSet<OrderId>,
 }
 
 /// What came of it.
@@ -321,8 +323,10 @@ impl Outcome {
             .filter(|order| !placed.contains_key(order))
             .copied()
             .collect();
-        let mut older = orders::lock(conn, &touched).await?;
-        older.retain(|order, row| !changes.cancelled.contains(order) || !row.progress.cancelled);
+        let mut older = orders::lock(conn, &(&touched | &changes.stopped)).await?;
+        older.retain(|order, row| {
+            touched.contains(order) && (!changes.cancelled.contains(order) || !row.progress.cancelled)
+        });
         for line in &changes.late {
             if let Some(row) = older.get_mut(&line.order) {
                 row.progress.add(line.units).map_err(StoreError::other)?;

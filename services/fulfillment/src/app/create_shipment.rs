@@ -1,20 +1,22 @@
 //! Hands reserved units to a carrier: stock leaves the building.
 //!
-//! Two shipments of the same units wait for each other at the skus' locks; the second finds nothing reserved (F-6).
+//! Two shipments of the same units wait for each other at the skus' locks; the second finds nothing reserved (F-6). What is
+//! known of the order is read again under its lock, which whoever stops an order takes, too (F-12).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use waybill_events::Log;
 use waybill_kernel::check::Violations;
-use waybill_kernel::id::{LineId, OrderId, ShipmentId};
+use waybill_kernel::id::{LineId, MerchantId, OrderId, ShipmentId};
 use waybill_rpc::convert::Tenant;
-use waybill_store::{StoreError, Tx, UseCase};
+use waybill_store::{RetryCause, StoreError, Tx, UseCase};
 
 use super::order_fulfillment::known_order;
 use super::tell;
 use crate::domain::shipment::Shipment;
 use crate::domain::shipping::{self, Plan, Request};
+use crate::domain::stock::Sku;
 use crate::domain::tracking::ShipmentStatus;
 use crate::error::Error;
 use crate::events::{Announcement, News};
@@ -58,10 +60,7 @@ impl UseCase for CreateShipment<'_> {
         let lines = projection::lines(tx.conn(), order).await?;
         self.check_lines(&lines)?;
 
-        let merchant = self.tenant.merchant_id;
-        let goods = lines.iter().filter(|line| !line.digital);
-        let skus = goods.map(|line| (merchant, line.sku.clone())).collect();
-        let locked = stock::lock_skus(tx.conn(), skus).await?;
+        let locked = stock::lock_skus(tx.conn(), self.skus(&lines)).await?;
         let mut row = orders::lock(tx.conn(), &BTreeSet::from([order]))
             .await?
             .remove(&order)
@@ -69,6 +68,12 @@ impl UseCase for CreateShipment<'_> {
                 order,
                 version: known.version,
             })?;
+        let known = known_order(tx.conn(), self.tenant, order, self.min_order_version).await?;
+        let lines = projection::lines(tx.conn(), order).await?;
+        if !locked.cover(&self.skus(&lines)) {
+            // Lines came while the locks were waited for.
+            return Err(StoreError::Retry(RetryCause::Serialization).into());
+        }
         if row.progress.cancelled {
             return Err(Error::OrderCancelled { order });
         }
@@ -106,6 +111,14 @@ impl CreateShipment<'_> {
             });
         }
         violations.into_result().map_err(Error::from)
+    }
+
+    /// What has to be locked.
+    fn skus(&self, lines: &[KnownLine]) -> BTreeSet<(MerchantId, Sku)> {
+        let goods = lines.iter().filter(|line| !line.digital);
+        goods
+            .map(|line| (self.tenant.merchant_id, line.sku.clone()))
+            .collect()
     }
 
     fn shipment(&self, plan: &Plan) -> Shipment {

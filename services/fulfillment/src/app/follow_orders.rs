@@ -12,10 +12,11 @@ use waybill_kernel::id::{LineId, MerchantId, OrderId};
 use waybill_store::StoreError;
 
 use super::allot::{self, Changes, Settled};
+use crate::domain::clearance::Kind;
 use crate::domain::release::Cancelled;
 use crate::domain::stock::Sku;
-use crate::store::projection::{self, AddedLines, PlacedOrder};
-use crate::store::{stock, tracking};
+use crate::store::projection::{self, AddedLines, Cancellation, PaymentEntry, PlacedOrder};
+use crate::store::{orders, stock, tracking};
 
 /// What a batch of events tells.
 #[derive(Debug, Default)]
@@ -24,8 +25,10 @@ pub struct Facts {
     pub placed: Vec<PlacedOrder>,
     /// Lines that were added to orders that were taken in before.
     pub added: Vec<AddedLines>,
-    /// What payment providers did: order, payment, kind.
-    pub payments: Vec<(OrderId, Uuid, String)>,
+    /// What payment providers did.
+    pub payments: Vec<PaymentEntry>,
+    /// What cancelled units did to the money of orders that go on.
+    pub cancellations: Vec<Cancellation>,
     /// Holds that began: order, hold.
     pub held: Vec<(OrderId, Uuid)>,
     /// Holds that ended: order, hold.
@@ -50,6 +53,7 @@ impl Facts {
     pub async fn project(&self, conn: &mut PgConnection) -> Result<(), StoreError> {
         projection::place(conn, &self.placed).await?;
         projection::add_lines(conn, &self.added).await?;
+        projection::cancel(conn, &self.cancellations).await?;
         projection::pay(conn, &self.payments).await?;
         projection::hold(conn, &self.held, &self.released).await?;
         projection::erase(conn, &self.erased).await?;
@@ -67,13 +71,25 @@ impl Facts {
         Ok(settled)
     }
 
+    /// Orders that may no longer ship: held ones, and those with less money or more to be paid.
+    fn stopped(&self) -> BTreeSet<OrderId> {
+        let held = self.held.iter().map(|(order, _)| *order);
+        let voids = (self.payments.iter()).filter(|payment| Kind::parse(&payment.kind) == Some(Kind::Void));
+        held.chain(voids.map(|payment| payment.order))
+            .chain(self.added.iter().map(|edit| edit.order))
+            .collect()
+    }
+
     async fn settle(&self, conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Settled, StoreError> {
+        let stopped = self.stopped();
         if self.placed.is_empty()
             && self.added.is_empty()
             && self.cancelled.is_empty()
             && self.units_cancelled.is_empty()
             && self.returned.is_empty()
         {
+            // F-12: nothing moves, but shipments of these must not be made of what was known before.
+            orders::lock(conn, &stopped).await?;
             return Ok(Settled::default());
         }
         let skus = self.skus(conn).await?;
@@ -87,6 +103,7 @@ impl Facts {
             cancelled: self.cancelled.clone(),
             units_cancelled: self.units_cancelled.clone(),
             returned: self.returned.clone(),
+            stopped,
         };
         allot::settle(conn, &locked, &changes, now).await
     }

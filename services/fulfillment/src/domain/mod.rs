@@ -6,6 +6,7 @@
 //! | [`allocation`] | which location gives which units to which order |
 //! | [`progress`] | where the units of an order stand, and what that makes the order |
 //! | [`shipping`] | which reserved units go into a shipment |
+//! | [`clearance`] | whether the money of an order lets it ship |
 //! | [`restock`] | which shelf returned units go back to |
 //! | [`shipment`] | nothing: locations and shipments as they are read |
 //! | [`tracking`] | what a scan makes of a shipment |
@@ -13,6 +14,7 @@
 //! Numbers of units are `i64`: an order may have ten thousand lines of a million units each.
 
 pub mod allocation;
+pub mod clearance;
 pub mod progress;
 pub mod release;
 pub mod restock;

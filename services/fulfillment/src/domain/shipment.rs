@@ -102,7 +102,7 @@ pub struct OrderFulfillment {
     pub progress: Progress,
     /// Reserved and waiting units, in the order of the lines.
     pub allocations: Vec<Allocation>,
-    /// Whether it is paid or authorised, so that it may ship.
+    /// Whether what is captured and authorised covers what is to be paid, so that it may ship.
     pub payment_cleared: bool,
     /// Whether a hold keeps it from shipping.
     pub on_hold: bool,

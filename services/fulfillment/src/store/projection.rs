@@ -1,4 +1,4 @@
-//! The projection of the order service's log: orders, their lines, their payments.
+//! The projection of the order service's log: orders, their lines, their money, their holds.
 //!
 //! Every write may be repeated, so that a rebuild, which runs through the log from its beginning, ends where it was.
 
@@ -10,7 +10,17 @@ use uuid::Uuid;
 use waybill_kernel::id::{LineId, MerchantId, OrderId, StoreId};
 use waybill_store::StoreError;
 
+use crate::domain::clearance::{Account, Kind, Payment};
 use crate::domain::stock::Sku;
+
+/// What is to be paid for an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// How much, in minor units.
+    pub minor: i64,
+    /// The version of the order that told so.
+    pub version: i64,
+}
 
 /// An order as its event tells it.
 #[derive(Debug, Clone)]
@@ -25,8 +35,8 @@ pub struct PlacedOrder {
     pub placed_at: DateTime<Utc>,
     /// Its version after that.
     pub version: i64,
-    /// Whether there is nothing to pay.
-    pub costs_nothing: bool,
+    /// What is to be paid.
+    pub due: Due,
     /// Its lines, in their order.
     pub lines: Vec<PlacedLine>,
 }
@@ -53,8 +63,38 @@ pub struct AddedLines {
     pub order: OrderId,
     /// Its lines, in their order.
     pub lines: Vec<PlacedLine>,
-    /// Whether there is nothing to pay for the order with them.
-    pub costs_nothing: bool,
+    /// What is to be paid for the order with them.
+    pub due: Due,
+}
+
+/// What a payment provider did, as its event tells it.
+#[derive(Debug, Clone)]
+pub struct PaymentEntry {
+    /// The order.
+    pub order: OrderId,
+    /// The payment.
+    pub payment: Uuid,
+    /// "authorization", "capture", "void" …
+    pub kind: String,
+    /// The provider.
+    pub provider: String,
+    /// The provider's id of the payment.
+    pub provider_payment_id: String,
+    /// How much, in minor units.
+    pub amount: i64,
+}
+
+/// What the cancellation of units does to the money of an order that goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Cancellation {
+    /// The order.
+    pub order: OrderId,
+    /// Its version after that.
+    pub version: i64,
+    /// What it costs less, in minor units.
+    pub amount: i64,
+    /// Of what was captured, what goes back.
+    pub refund: i64,
 }
 
 /// A line that was added to a known order.
@@ -100,7 +140,7 @@ pub struct KnownLine {
 pub struct KnownOrder {
     /// The newest version that an event told of.
     pub version: i64,
-    /// Whether it is paid or authorised, or costs nothing.
+    /// Whether what is captured and authorised covers what is to be paid.
     pub payment_cleared: bool,
     /// Whether a hold of it is open.
     pub on_hold: bool,
@@ -113,8 +153,11 @@ pub async fn place(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result<()
     }
     let column = |of: fn(&PlacedOrder) -> Uuid| orders.iter().map(of).collect::<Vec<_>>();
     sqlx::query(
-        "INSERT INTO orders (order_id, merchant_id, store_id, placed_at, order_version, costs_nothing)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::boolean[])
+        "INSERT INTO orders (order_id, merchant_id, store_id, placed_at, order_version, due_minor, due_version,
+                             costs_nothing)
+         SELECT o.*, o.due_minor = 0
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[])
+              AS o (order_id, merchant_id, store_id, placed_at, order_version, due_minor, due_version)
          ON CONFLICT DO NOTHING",
     )
     .bind(column(|o| o.order.uuid()))
@@ -122,7 +165,8 @@ pub async fn place(conn: &mut PgConnection, orders: &[PlacedOrder]) -> Result<()
     .bind(column(|o| o.store.uuid()))
     .bind(orders.iter().map(|o| o.placed_at).collect::<Vec<_>>())
     .bind(orders.iter().map(|o| o.version).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.costs_nothing).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.due.minor).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.due.version).collect::<Vec<_>>())
     .execute(&mut *conn)
     .await?;
 
@@ -140,22 +184,18 @@ pub async fn add_lines(conn: &mut PgConnection, added: &[AddedLines]) -> Result<
         return Ok(());
     }
     // An order may have been edited twice: what it costs now is what the last edit says.
-    let (orders, costs_nothing): (Vec<Uuid>, Vec<bool>) = added
-        .iter()
-        .map(|edit| (edit.order.uuid(), edit.costs_nothing))
-        .collect::<BTreeMap<_, _>>()
-        .into_iter()
-        .unzip();
+    let dues: BTreeMap<Uuid, Due> = (added.iter()).map(|edit| (edit.order.uuid(), edit.due)).collect();
     let behind: Vec<(Uuid, i32)> = sqlx::query_as(
         "WITH priced AS (
-             UPDATE orders o SET costs_nothing = c.costs_nothing
-             FROM UNNEST($1::uuid[], $2::boolean[]) AS c (order_id, costs_nothing)
-             WHERE o.order_id = c.order_id AND o.costs_nothing <> c.costs_nothing
+             UPDATE orders o SET due_minor = d.minor, due_version = d.version, costs_nothing = (d.minor = 0)
+             FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS d (order_id, minor, version)
+             WHERE o.order_id = d.order_id AND coalesce(o.due_version, 0) < d.version
          )
          SELECT order_id, max(line_no) + 1 FROM order_lines WHERE order_id = ANY ($1) GROUP BY order_id",
     )
-    .bind(orders)
-    .bind(costs_nothing)
+    .bind(dues.keys().copied().collect::<Vec<_>>())
+    .bind(dues.values().map(|due| due.minor).collect::<Vec<_>>())
+    .bind(dues.values().map(|due| due.version).collect::<Vec<_>>())
     .fetch_all(&mut *conn)
     .await?;
     let mut next: BTreeMap<Uuid, i32> = behind.into_iter().collect();
@@ -203,34 +243,46 @@ async fn insert_lines(
     Ok(())
 }
 
-/// Takes in payments: (order, payment, kind).
-pub async fn pay(conn: &mut PgConnection, payments: &[(OrderId, Uuid, String)]) -> Result<(), StoreError> {
+/// Takes in payments.
+pub async fn pay(conn: &mut PgConnection, payments: &[PaymentEntry]) -> Result<(), StoreError> {
     if payments.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO order_payments (order_id, payment_id, kind)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[])
+        "INSERT INTO order_payments (order_id, payment_id, kind, provider, provider_payment_id, amount_minor)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[])
          ON CONFLICT DO NOTHING",
     )
+    .bind(payments.iter().map(|p| p.order.uuid()).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.payment).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.kind.as_str()).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.provider.as_str()).collect::<Vec<_>>())
     .bind(
         payments
             .iter()
-            .map(|(order, _, _)| order.uuid())
+            .map(|p| p.provider_payment_id.as_str())
             .collect::<Vec<_>>(),
     )
-    .bind(
-        payments
-            .iter()
-            .map(|(_, payment, _)| *payment)
-            .collect::<Vec<_>>(),
+    .bind(payments.iter().map(|p| p.amount).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes in what cancelled units did to the money of orders.
+pub async fn cancel(conn: &mut PgConnection, cancellations: &[Cancellation]) -> Result<(), StoreError> {
+    if cancellations.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO order_cancellations (order_id, version, amount_minor, refund_minor)
+         SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
+         ON CONFLICT DO NOTHING",
     )
-    .bind(
-        payments
-            .iter()
-            .map(|(_, _, kind)| kind.as_str())
-            .collect::<Vec<_>>(),
-    )
+    .bind(cancellations.iter().map(|c| c.order.uuid()).collect::<Vec<_>>())
+    .bind(cancellations.iter().map(|c| c.version).collect::<Vec<_>>())
+    .bind(cancellations.iter().map(|c| c.amount).collect::<Vec<_>>())
+    .bind(cancellations.iter().map(|c| c.refund).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())
@@ -312,17 +364,43 @@ pub async fn known(conn: &mut PgConnection, orders: &[Uuid]) -> Result<HashSet<U
     Ok(known.into_iter().collect())
 }
 
+// What is to be paid is what the last edit said, without what was cancelled since. One row for each payment.
 const KNOWN_ORDER: &str = "SELECT o.order_version,
-            o.costs_nothing OR p.captures > 0 OR p.authorizations > p.voids,
-            EXISTS (SELECT 1 FROM order_holds h WHERE h.order_id = o.order_id AND NOT h.released)
+            coalesce(o.due_minor - c.amount, CASE WHEN o.costs_nothing THEN 0 END) AS due,
+            c.refund AS owed_back,
+            EXISTS (SELECT 1 FROM order_holds h WHERE h.order_id = o.order_id AND NOT h.released) AS on_hold,
+            p.kind, p.provider, p.provider_payment_id, p.amount_minor
      FROM orders o
      CROSS JOIN LATERAL (
-         SELECT count(*) FILTER (WHERE kind = 'capture') AS captures,
-                count(*) FILTER (WHERE kind = 'authorization') AS authorizations,
-                count(*) FILTER (WHERE kind = 'void') AS voids
-         FROM order_payments WHERE order_id = o.order_id
-     ) p
+         SELECT coalesce(sum(amount_minor) FILTER (WHERE version > o.due_version), 0)::bigint AS amount,
+                coalesce(sum(refund_minor), 0)::bigint AS refund
+         FROM order_cancellations WHERE order_id = o.order_id
+     ) c
+     LEFT JOIN order_payments p ON p.order_id = o.order_id
      WHERE o.order_id = $1 AND o.merchant_id = $2 AND o.store_id = $3";
+
+#[derive(sqlx::FromRow)]
+struct KnownRow {
+    order_version: i64,
+    due: Option<i64>,
+    owed_back: i64,
+    on_hold: bool,
+    kind: Option<String>,
+    provider: Option<String>,
+    provider_payment_id: Option<String>,
+    amount_minor: Option<i64>,
+}
+
+impl KnownRow {
+    fn payment(&self) -> Option<Payment> {
+        let of = (self.provider.clone(), self.provider_payment_id.clone());
+        Some(Payment {
+            kind: Kind::parse(self.kind.as_deref()?)?,
+            of: (of.0.unwrap_or_default(), of.1.unwrap_or_default()),
+            amount: self.amount_minor,
+        })
+    }
+}
 
 /// What is known of an order of the store.
 pub async fn order(
@@ -331,16 +409,24 @@ pub async fn order(
     store: StoreId,
     order: OrderId,
 ) -> Result<Option<KnownOrder>, StoreError> {
-    let row: Option<(i64, bool, bool)> = sqlx::query_as(KNOWN_ORDER)
+    let rows: Vec<KnownRow> = sqlx::query_as(KNOWN_ORDER)
         .bind(order.uuid())
         .bind(merchant.uuid())
         .bind(store.uuid())
-        .fetch_optional(conn)
+        .fetch_all(conn)
         .await?;
-    Ok(row.map(|(version, payment_cleared, on_hold)| KnownOrder {
-        version,
-        payment_cleared,
-        on_hold,
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let account = Account {
+        due: first.due,
+        owed_back: first.owed_back,
+        payments: rows.iter().filter_map(KnownRow::payment).collect(),
+    };
+    Ok(Some(KnownOrder {
+        version: first.order_version,
+        payment_cleared: account.is_cleared(),
+        on_hold: first.on_hold,
     }))
 }
 

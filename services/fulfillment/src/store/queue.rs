@@ -44,7 +44,8 @@ pub struct Front {
 }
 
 /// The oldest lines that wait for any of the skus, at most `limit`, and per sku not more than could get something: each
-/// line wants at least one unit of what is available. Orders that are about to be cancelled do not stand in the way.
+/// line wants at least one unit of what is available. No more are read of a sku. Orders that are about to be cancelled do not
+/// stand in the way.
 pub async fn front(
     conn: &mut PgConnection,
     _locked: &LockedSkus,
@@ -65,7 +66,7 @@ pub async fn front(
              SELECT * FROM backorders b
              WHERE b.merchant_id = k.merchant_id AND b.sku = k.sku AND b.order_id <> ALL ($5)
              ORDER BY b.placed_at, b.order_id, b.line_no
-             LIMIT k.available
+             LIMIT least(k.available, $4 + 1)
          ) b
          ORDER BY b.placed_at, b.order_id, b.line_no
          LIMIT $4 + 1",

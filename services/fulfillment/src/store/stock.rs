@@ -20,6 +20,11 @@ pub type StockKey = (MerchantId, Sku, LocationId);
 pub struct LockedSkus(BTreeSet<(MerchantId, Sku)>);
 
 impl LockedSkus {
+    /// Whether all of these are among them.
+    pub fn cover(&self, skus: &BTreeSet<(MerchantId, Sku)>) -> bool {
+        skus.is_subset(&self.0)
+    }
+
     fn columns(&self) -> (Vec<Uuid>, Vec<&str>) {
         self.0
             .iter()

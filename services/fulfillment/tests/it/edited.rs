@@ -107,3 +107,97 @@ async fn what_was_free_and_no_longer_is_waits_for_its_payment() -> anyhow::Resul
     world.end().await?;
     Ok(())
 }
+
+/// F-13: what comes is to be paid besides what was paid before, and besides what goes back for units that went.
+#[tokio::test]
+async fn what_comes_later_ships_once_it_is_paid_for() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 2)]).await?;
+    let mut order = world.order(vec![line("TEE", 1), line("TEE", 1)]);
+    let mut told = vec![
+        order.placed(),
+        order.paid_as("first", "capture", 100, 2),
+        order.units_cancelled_for(&[(1, 1)], (50, 50), 3),
+    ];
+    order.total_minor = 90;
+    told.push(order.edited(vec![line("TEE", 1)], &[], 4));
+    for (event, cleared) in told.iter().zip([false, true, true, false]) {
+        world.feed(std::slice::from_ref(event)).await?;
+        assert_eq!(world.fulfillment(order.id).await?.payment_cleared, cleared);
+    }
+    assert!(world.ship(world.shipment_of(&order)).await.is_err());
+
+    // As much is to be paid after a rebuild, however the events are cut into batches.
+    let before = world.fulfillment(order.id).await?;
+    for event in &told {
+        world.project(std::slice::from_ref(event)).await?;
+    }
+    assert_eq!(world.fulfillment(order.id).await?, before);
+    sqlx::query("DELETE FROM orders").execute(world.pool()).await?;
+    world.project(&told).await?;
+    assert_eq!(world.fulfillment(order.id).await?, before);
+
+    world.feed(&[order.paid_as("second", "capture", 39, 5)]).await?;
+    assert!(!world.fulfillment(order.id).await?.payment_cleared);
+    world.feed(&[order.paid_as("third", "capture", 1, 6)]).await?;
+    world.ship(world.shipment_of(&order)).await?;
+    assert_eq!(world.end().await?.shipped, 2);
+    Ok(())
+}
+
+/// F-13: an order of which all that cost something was cancelled is never paid, and ships what is left.
+#[tokio::test]
+async fn what_is_left_ships_when_nothing_is_to_be_paid_any_more() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 1), ("MUG", &north, 1)]).await?;
+    let order = world.order(vec![line("TEE", 1), line("MUG", 1)]);
+    world.feed(&[order.placed()]).await?;
+    let part = order.units_cancelled_for(&[(1, 1)], (100, 0), 2);
+    assert!(!world.fulfillment(order.id).await?.payment_cleared);
+    world.feed(&[part]).await?;
+    assert!(world.fulfillment(order.id).await?.payment_cleared);
+    world.ship(world.shipment_of(&order)).await?;
+    assert_eq!(world.end().await?.shipped, 1);
+    Ok(())
+}
+
+/// An order that was taken in before amounts were kept ships as it did then: with any capture. Of such an order the next edit
+/// tells what is to be paid.
+#[tokio::test]
+async fn an_order_without_known_amounts_ships_as_before() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 2)]).await?;
+    let (paid, mut unpaid) = (
+        world.order(vec![line("TEE", 1)]),
+        world.order(vec![line("TEE", 1)]),
+    );
+    world
+        .feed(&[
+            paid.placed(),
+            unpaid.placed(),
+            paid.paid_as("first", "capture", 1, 2),
+        ])
+        .await?;
+    assert!(!world.fulfillment(paid.id).await?.payment_cleared);
+    for before in [
+        "UPDATE orders SET due_minor = NULL, due_version = NULL",
+        "UPDATE order_payments SET provider = NULL, provider_payment_id = NULL, amount_minor = NULL",
+    ] {
+        sqlx::query(before).execute(world.pool()).await?;
+    }
+    assert!(world.fulfillment(paid.id).await?.payment_cleared);
+    assert!(!world.fulfillment(unpaid.id).await?.payment_cleared);
+
+    let edit = unpaid.edited(vec![line("TEE", 1)], &[], 2);
+    world
+        .feed(&[edit, unpaid.paid_as("second", "capture", 99, 3)])
+        .await?;
+    assert!(!world.fulfillment(unpaid.id).await?.payment_cleared);
+    world.feed(&[unpaid.paid_as("third", "capture", 1, 4)]).await?;
+    assert!(world.fulfillment(unpaid.id).await?.payment_cleared);
+    world.end().await?;
+    Ok(())
+}

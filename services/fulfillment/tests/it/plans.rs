@@ -95,19 +95,54 @@ async fn no_call_reads_a_whole_table() -> anyhow::Result<()> {
         .await?;
     // The figures of a connection are written down for good when it ends.
     world.stop().await?;
-    eventually("end of all connections", SOON, async || {
-        let others: Result<i64, _> = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
-        .fetch_one(&mut admin)
-        .await;
-        if let Ok(0) = others { Ok(()) } else { Err(others) }
-    })
-    .await;
+    all_connections_have_ended(&mut admin).await;
     for (table, count) in &mut before {
         *count += i64::from(table == "shipments");
     }
     assert_eq!(scans(&mut admin).await?, before);
+    Ok(())
+}
+
+async fn all_connections_have_ended(admin: &mut PgConnection) {
+    eventually("end of all connections", SOON, async || {
+        let others: Result<i64, _> = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut *admin)
+        .await;
+        if let Ok(0) = others { Ok(()) } else { Err(others) }
+    })
+    .await;
+}
+
+/// Stock for many who wait is given in several steps; each reads of the queue what it serves, and not all that is left.
+#[tokio::test]
+async fn giving_stock_reads_no_more_of_the_queue_than_it_serves() -> anyhow::Result<()> {
+    const LINES: i64 = 5_000;
+    let world = World::start().await?;
+    let database = Arc::clone(&world.database);
+    let mut admin = database.admin().await;
+    let north = world.location("North", 0).await?;
+    let orders: Vec<Order> = (0..10)
+        .map(|minute| {
+            let lines = (0..LINES / 10).map(|_| line("TEE", 1)).collect();
+            world.order(lines).placed_after(minute)
+        })
+        .collect();
+    let placed: Vec<_> = orders.iter().map(Order::placed).collect();
+    world.feed(&placed).await?;
+    world.adjust(&[("TEE", &north, LINES)]).await?;
+    world.jobs_are_done().await;
+    assert_eq!(world.end().await?.reserved, LINES);
+    all_connections_have_ended(&mut admin).await;
+    let read: i64 = sqlx::query_scalar(
+        "SELECT idx_tup_fetch FROM pg_stat_user_indexes
+         WHERE schemaname = 'fulfillment' AND indexrelname = 'backorders_queue'",
+    )
+    .fetch_one(&mut admin)
+    .await?;
+    // Of each step one more than it serves; a step may have been taken twice.
+    assert!((LINES..2 * LINES).contains(&read), "{read} rows of the queue");
     Ok(())
 }
 

@@ -76,7 +76,7 @@ async fn change(
     world: &World,
     [paid, held, fewer]: [&Order; 3],
     hold: HoldId,
-) -> anyhow::Result<[(&'static str, i64, i64, i64); 4]> {
+) -> anyhow::Result<[(&'static str, i64, i64, i64); 5]> {
     for (change, of) in [
         (
             "UPDATE orders SET order_version = 9 WHERE order_id = $1",
@@ -91,6 +91,10 @@ async fn change(
             held.id.uuid(),
         ),
         ("DELETE FROM order_holds WHERE hold_id = $1", hold.uuid()),
+        (
+            "UPDATE order_cancellations SET amount_minor = 9 WHERE order_id = $1",
+            fewer.id.uuid(),
+        ),
     ] {
         sqlx::query(change).bind(of).execute(world.pool()).await?;
     }
@@ -101,6 +105,7 @@ async fn change(
         ("order_lines", 0, 0, 1),
         ("order_payments", 1, 0, 0),
         ("order_holds", 0, 1, 0),
+        ("order_cancellations", 0, 0, 1),
     ])
 }
 
@@ -146,7 +151,8 @@ async fn the_copy_of_the_orders_is_built_again_while_they_are_fulfilled() -> any
             ("orders", 3),
             ("order_lines", 3),
             ("order_payments", 1),
-            ("order_holds", 2)
+            ("order_holds", 2),
+            ("order_cancellations", 1)
         ]
     );
     assert_eq!((untouched.events, untouched.cursors_differing), (8, 0));

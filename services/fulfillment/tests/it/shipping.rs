@@ -1,6 +1,7 @@
 //! Shipments: only what is reserved leaves, once.
 
 use tonic::Code;
+use waybill_kernel::id::HoldId;
 use waybill_proto::waybill::fulfillment::v1 as proto;
 use waybill_proto::waybill::fulfillment::v1::AllocationStatus;
 use waybill_rpc::fault;
@@ -219,6 +220,66 @@ async fn an_order_ships_only_when_it_is_paid_and_not_cancelled() -> anyhow::Resu
     world.feed(&[gift.placed()]).await?;
     world.ship(world.shipment_of(&gift)).await?;
     assert_eq!(world.end().await?.shipped, 1);
+    Ok(())
+}
+
+/// F-13: what was given back, and what is not authorised, does not ship.
+#[tokio::test]
+async fn an_order_ships_once_its_money_covers_what_is_to_be_paid() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 1)]).await?;
+    let mut order = world.order(vec![line("TEE", 1)]);
+    order.total_minor = 120;
+    world.feed(&[order.placed()]).await?;
+    let steps = [
+        ("one", "authorization", 100, false),
+        ("other", "authorization", 20, true),
+        ("one", "dispute", 100, true),
+        ("one", "void", 100, false),
+        ("other", "capture", 20, false),
+        ("third", "capture", 99, false),
+        ("fourth", "capture", 1, true),
+    ];
+    for (version, (id, kind, amount, cleared)) in (2..).zip(steps) {
+        world.feed(&[order.paid_as(id, kind, amount, version)]).await?;
+        let seen = world.fulfillment(order.id).await?;
+        assert_eq!(seen.payment_cleared, cleared, "{kind} of {id}");
+    }
+    world.ship(world.shipment_of(&order)).await?;
+    world.end().await?;
+    Ok(())
+}
+
+/// F-12: whatever stops an order while a shipment of it is being made stops the shipment.
+#[tokio::test]
+async fn a_shipment_is_decided_on_what_is_known_once_it_has_waited() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let north = world.location("North", 0).await?;
+    world.adjust(&[("TEE", &north, 3), ("MUG", &north, 1)]).await?;
+    let (held, voided, mut edited) = (
+        world.order(vec![line("TEE", 1)]),
+        world.order(vec![line("TEE", 1)]).placed_after(1),
+        world.order(vec![line("TEE", 1)]).placed_after(2),
+    );
+    world.take_in(&[&held, &voided, &edited]).await?;
+    edited.total_minor = 600;
+    let edit = edited.edited(vec![line("MUG", 1)], &[], 3);
+    for (order, told, reason) in [
+        (&held, held.held(HoldId::generate(), 3), "ORDER_ON_HOLD"),
+        (&voided, voided.paid("void", 3), "PAYMENT_PENDING"),
+        (&edited, edit, "PAYMENT_PENDING"),
+    ] {
+        let tx = world.feed_uncommitted(&[told]).await?;
+        let (mut client, request) = (world.client.clone(), world.shipment_of(order));
+        let call = tokio::spawn(async move { client.create_shipment(request).await });
+        world.somebody_waits().await;
+        tx.commit().await?;
+        let error = call.await?.expect_err("it was stopped");
+        assert_eq!(refusal(&error), (Code::FailedPrecondition, reason.to_owned()));
+    }
+    let books = world.end().await?;
+    assert_eq!((books.reserved, books.shipped), (4, 0));
     Ok(())
 }
 

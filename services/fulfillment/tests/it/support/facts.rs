@@ -117,6 +117,17 @@ impl Order {
         self.event("order", version, &self.payment_message(kind))
     }
 
+    /// A payment under an id of its provider, of so much.
+    pub fn paid_as(&self, id: &str, kind: &str, amount_minor: i64, version: i64) -> Event {
+        let message = order::PaymentRecorded {
+            provider: "stripe".to_owned(),
+            provider_payment_id: id.to_owned(),
+            amount_minor,
+            ..self.payment_message(kind)
+        };
+        self.event("order", version, &message)
+    }
+
     /// The customer was forgotten.
     pub fn erased(&self, version: i64) -> Event {
         let message = order::OrderContactErased {
@@ -197,6 +208,21 @@ impl Order {
 
     pub fn units_cancelled(&self, lines: &[(usize, i32)], restock: bool, version: i64) -> Event {
         self.event("order", version, &self.units_cancelled_message(lines, restock))
+    }
+
+    /// Units of lines by index were cancelled that cost so much, of which so much goes back.
+    pub fn units_cancelled_for(
+        &self,
+        lines: &[(usize, i32)],
+        (amount_minor, refund_minor): (i64, i64),
+        version: i64,
+    ) -> Event {
+        let message = order::OrderLinesCancelled {
+            amount_minor,
+            refund_minor: Some(refund_minor),
+            ..self.units_cancelled_message(lines, true)
+        };
+        self.event("order", version, &message)
     }
 
     pub fn held(&self, hold: HoldId, version: i64) -> Event {

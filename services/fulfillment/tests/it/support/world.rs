@@ -22,7 +22,7 @@ use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::Fulfill
 use waybill_rpc::client::{self, Channel, TokenSource};
 use waybill_runtime::service::DatabaseConfig;
 use waybill_service::StartError;
-use waybill_store::{Db, DbOptions, RetryClass as _};
+use waybill_store::{Db, DbOptions, RetryClass as _, Tx};
 use waybill_testkit::{Auth, TestDb, common_config, database, eventually};
 
 use super::books::{self, Books};
@@ -164,6 +164,28 @@ impl World {
     /// Hands events to the consumer in one transaction, as the fold does, again when the transaction has to be repeated.
     pub async fn feed(&self, events: &[Event]) -> Result<(), FoldError> {
         feed(&self.db, &self.log, &self.follow, events).await
+    }
+
+    /// As [`World::feed`], once and up to the commit, which is left to the caller.
+    pub async fn feed_uncommitted(&self, events: &[Event]) -> Result<Tx, FoldError> {
+        fed(&self.db, &self.log, &self.follow, events).await
+    }
+
+    /// Waits until a transaction waits for another one.
+    pub async fn somebody_waits(&self) {
+        eventually("transaction that waits for another one", SOON, async || {
+            let waiting: Result<i64, _> = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'transactionid'",
+            )
+            .fetch_one(self.pool())
+            .await;
+            match waiting {
+                Ok(1..) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
     }
 
     /// Runs the projection alone, as a rebuild does.
@@ -314,10 +336,14 @@ async fn feed(db: &Db, log: &Log, follow: &Follow, events: &[Event]) -> Result<(
 }
 
 async fn feed_once(db: &Db, log: &Log, follow: &Follow, events: &[Event]) -> Result<(), FoldError> {
+    Ok(fed(db, log, follow, events).await?.commit().await?)
+}
+
+async fn fed(db: &Db, log: &Log, follow: &Follow, events: &[Event]) -> Result<Tx, FoldError> {
     let mut tx = db.begin().await?;
     follow.project(&mut Projection::new(tx.conn()), events).await?;
     let mut reaction = Reaction::new(&mut tx);
     follow.react(&mut reaction, events).await?;
     reaction.write(log).await?;
-    Ok(tx.commit().await?)
+    Ok(tx)
 }
