@@ -172,6 +172,7 @@ pub(super) fn spawn_edge(
     let of_store = waybill_edge::config::WebhookSecrets {
         aftership: secret(&secrets.aftership),
         stripe: vec![secret(&secrets.stripe)],
+        ..Default::default()
     };
     let config = waybill_edge::Config {
         common: settings.wiring.common("edge"),

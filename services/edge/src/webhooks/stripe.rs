@@ -5,7 +5,7 @@
 //! and payments that it does not know are acknowledged.
 //!
 //! A payment is that of an order when one of the same id was recorded for it, or when its metadata name the order
-//! (`waybill_order_id`).
+//! (`waybill_order_id`). It is known under the name of its provider: the store's account at Stripe.
 
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ pub async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<StatusCode, Error> {
-    let (merchant_id, store_id, secrets) = super::store(&app, &merchant, &store)?;
-    let secrets: Vec<_> = secrets
+    let (merchant_id, store_id, of_store) = super::store(&app, &merchant, &store)?;
+    let secrets: Vec<_> = of_store
         .stripe
         .iter()
         .filter_map(|secret| secret.read("webhooks.stripe").ok())
@@ -44,13 +44,14 @@ pub async fn receive(
     verify_webhook(header, &body, &secrets, app.clock.now()).map_err(|_| Error::NotVerified)?;
     let event = parse_event(&body).map_err(|error| Error::Malformed(error.to_string()))?;
     let tenant = (merchant_id, store_id);
+    let provider = of_store.stripe_provider.as_str();
     match (event.refund, event.payment) {
-        (Some(refund), _) => refunded(&app, tenant, refund).await,
+        (Some(refund), _) => refunded(&app, outcome(tenant, provider, refund)).await,
         (None, Some(payment)) => {
             let request = RecordPaymentRequest {
                 request_id: event.id,
                 occurred_at: Some(to_timestamp(event.created)),
-                ..recorded(tenant, payment)
+                ..recorded(tenant, provider, payment)
             };
             paid(&app, request).await
         }
@@ -58,25 +59,29 @@ pub async fn receive(
     }
 }
 
-async fn refunded(
-    app: &App,
+/// What a notice is as the word of a provider on a refund of the refund service.
+fn outcome(
     (merchant_id, store_id): (MerchantId, StoreId),
+    provider: &str,
     refund: RefundNotice,
-) -> Result<StatusCode, Error> {
+) -> RecordProviderRefundRequest {
     let (outcome, failure_reason) = match refund.state {
         RefundState::Pending => ("pending", String::new()),
         RefundState::Succeeded => ("succeeded", String::new()),
         RefundState::Failed { reason } => ("failed", reason),
     };
-    let request = RecordProviderRefundRequest {
+    RecordProviderRefundRequest {
         merchant_id: merchant_id.to_string(),
         store_id: store_id.to_string(),
-        provider: "stripe".to_owned(),
+        provider: provider.to_owned(),
         provider_refund_id: refund.provider_refund_id,
         leg_id: refund.leg_id.map(|leg| leg.to_string()).unwrap_or_default(),
         outcome: outcome.to_owned(),
         failure_reason,
-    };
+    }
+}
+
+async fn refunded(app: &App, request: RecordProviderRefundRequest) -> Result<StatusCode, Error> {
     match app.refunds.clone().record_provider_refund(request).await {
         Ok(_) => Ok(StatusCode::OK),
         // Made elsewhere: nothing of ours.
@@ -86,7 +91,11 @@ async fn refunded(
 }
 
 /// What a notice is as a payment of the order service.
-fn recorded((merchant_id, store_id): (MerchantId, StoreId), notice: PaymentNotice) -> RecordPaymentRequest {
+fn recorded(
+    (merchant_id, store_id): (MerchantId, StoreId),
+    provider: &str,
+    notice: PaymentNotice,
+) -> RecordPaymentRequest {
     let (kind, reason, dispute_id) = match notice.step {
         PaymentStep::Authorized => (PaymentKind::Authorization, String::new(), String::new()),
         PaymentStep::Captured => (PaymentKind::Capture, String::new(), String::new()),
@@ -101,7 +110,7 @@ fn recorded((merchant_id, store_id): (MerchantId, StoreId), notice: PaymentNotic
         store_id: store_id.to_string(),
         order_id: notice.order_id.map(|order| order.to_string()).unwrap_or_default(),
         kind: kind.into(),
-        provider: "stripe".to_owned(),
+        provider: provider.to_owned(),
         provider_payment_id: notice.provider_payment_id,
         amount: Some(to_money(notice.amount)),
         reason,
@@ -125,5 +134,54 @@ async fn paid(app: &App, request: RecordPaymentRequest) -> Result<StatusCode, Er
             Err(Error::Later(status))
         }
         Err(status) => Err(status.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn told(kind: &str, object: &Value) -> (Option<RefundNotice>, Option<PaymentNotice>) {
+        let event =
+            json!({"id": "evt_1", "type": kind, "created": 1_700_000_000, "data": {"object": object}});
+        let event = parse_event(event.to_string().as_bytes()).expect("an event");
+        (event.refund, event.payment)
+    }
+
+    #[test]
+    fn refunds_payments_and_disputes_carry_the_name_of_the_account() {
+        let tenant = (MerchantId::generate(), StoreId::generate());
+        let refund = json!({
+            "id": "re_1", "amount": 500, "currency": "eur", "status": "failed", "payment_intent": "pi_1",
+        });
+        let (Some(refund), _) = told("refund.failed", &refund) else {
+            panic!("it tells of no refund");
+        };
+        let request = outcome(tenant, "stripe-eu", refund);
+        assert_eq!(
+            (request.provider.as_str(), request.provider_refund_id.as_str()),
+            ("stripe-eu", "re_1")
+        );
+
+        let intent = json!({"id": "pi_1", "amount": 500, "currency": "eur", "amount_received": 500});
+        let dispute = json!({
+            "id": "dp_1", "amount": 500, "currency": "eur", "charge": "ch_1", "payment_intent": "pi_1",
+        });
+        for (kind, object) in [
+            ("payment_intent.succeeded", intent),
+            ("charge.dispute.created", dispute),
+        ] {
+            let (_, Some(payment)) = told(kind, &object) else {
+                panic!("{kind} tells of no payment");
+            };
+            let request = recorded(tenant, "stripe-eu", payment);
+            assert_eq!(
+                (request.provider.as_str(), request.provider_payment_id.as_str()),
+                ("stripe-eu", "pi_1"),
+                "{kind}"
+            );
+        }
     }
 }

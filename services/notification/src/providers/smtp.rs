@@ -3,7 +3,8 @@
 //! SMTP knows no idempotency key and cannot be asked what it took. What can be done is done: the Message-ID is fixed
 //! before the first try and is the same in every later one, so a receiver recognises a repetition. A server that says no
 //! for good (5xx) ends the message; one that says no for now (4xx) or cannot be reached is asked again; a connection that
-//! ends without an answer is told apart, because the message may have been taken.
+//! ends without an answer is told apart, because the message may have been taken. A server that does not offer what the
+//! settings ask for, TLS or a way to log in, counts as away: that ends no message.
 
 use std::time::Duration;
 
@@ -63,6 +64,9 @@ impl Smtp {
     }
 
     async fn deliver(&self, message: Outgoing) -> Result<(), SendError> {
+        let ascii = [&message.from, &message.reply_to, &message.to]
+            .iter()
+            .all(|address| address.is_ascii());
         let mail = compose(message)?;
         match self.transport.send(mail).await {
             Ok(_) => Ok(()),
@@ -78,12 +82,21 @@ impl Smtp {
                 None if error.is_timeout() => Err(SendError::Unknown(
                     "the mail server did not answer in time".to_owned(),
                 )),
-                None if error.is_client() => Err(SendError::Rejected("the message cannot be sent as it is")),
+                None if error.is_client() => Err(self.not_handed_over(ascii).await),
                 None => Err(SendError::Unknown(
                     "the connection to the mail server broke".to_owned(),
                 )),
             },
         }
+    }
+
+    /// Why a message was held back before it was handed over. Of the message only the letters of its addresses can be the
+    /// cause, and only over a connection that stands.
+    async fn not_handed_over(&self, ascii: bool) -> SendError {
+        if !ascii && matches!(self.transport.test_connection().await, Ok(true)) {
+            return SendError::Rejected("the mail server takes no such address");
+        }
+        SendError::Away("the mail server does not offer what the settings ask for".to_owned())
     }
 }
 
@@ -148,4 +161,87 @@ fn compose(message: Outgoing) -> Result<Message, SendError> {
             message.content.html,
         ))
         .map_err(|_| SendError::Rejected("the message cannot be composed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use waybill_runtime::config::Secret;
+
+    use super::*;
+    use crate::domain::message::Rendered;
+
+    /// A server that offers neither TLS nor a way to log in, and takes no address but those of ASCII.
+    async fn server() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(session(stream));
+            }
+        });
+        port
+    }
+
+    async fn session(stream: TcpStream) -> std::io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        stream.write_all(b"220 localhost\r\n").await?;
+        let mut line = String::new();
+        while stream.read_line(&mut line).await? > 0 {
+            let answer: &[u8] = if line.starts_with("EHLO") {
+                b"250-localhost\r\n250 8BITMIME\r\n"
+            } else {
+                b"250 2.0.0 done\r\n"
+            };
+            stream.write_all(answer).await?;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    async fn refused(config: &SmtpConfig, to: &str) -> SendError {
+        let message = Outgoing {
+            message_id: "m1@shop.example".to_owned(),
+            from_name: "Harbour & Hearth".to_owned(),
+            from: "orders@shop.example".to_owned(),
+            reply_to: "help@shop.example".to_owned(),
+            to: to.to_owned(),
+            content: Rendered {
+                subject: "Shipped".to_owned(),
+                text: "Grüße".to_owned(),
+                html: "<p>Grüße</p>".to_owned(),
+            },
+        };
+        let smtp = Smtp::new(config).expect("settings that can be used");
+        smtp.deliver(message).await.expect_err("it is not taken")
+    }
+
+    #[tokio::test]
+    async fn what_the_server_does_not_offer_is_no_fault_of_the_message() {
+        let plain = SmtpConfig {
+            host: "127.0.0.1".to_owned(),
+            port: server().await,
+            security: Security::None,
+            ..SmtpConfig::default()
+        };
+        let starttls = SmtpConfig {
+            security: Security::Starttls,
+            ..plain.clone()
+        };
+        let password = SmtpConfig {
+            user: "shop".to_owned(),
+            password: Secret::from_value("secret"),
+            ..plain.clone()
+        };
+        let other_letters = "jörg@example.com";
+        for config in [&starttls, &password] {
+            for to in ["ada@example.com", other_letters] {
+                let error = refused(config, to).await;
+                assert!(matches!(error, SendError::Away(_)), "{error}");
+            }
+        }
+        let error = refused(&plain, other_letters).await;
+        assert!(matches!(error, SendError::Rejected(_)), "{error}");
+    }
 }

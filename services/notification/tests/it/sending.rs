@@ -121,6 +121,28 @@ async fn a_fault_of_our_settings_costs_no_message() -> anyhow::Result<()> {
     world.end().await
 }
 
+/// The server offers no way to log in: the message waits until it does.
+#[tokio::test]
+async fn a_server_that_lacks_what_our_settings_ask_for_costs_no_message() -> anyhow::Result<()> {
+    let world = World::with(|config| {
+        config.smtp.user = "shop".to_owned();
+        config.smtp.password = "secret".into();
+    })
+    .await?;
+    let order = world.order();
+    world.feed(&[order.placed()]).await?;
+    eventually("second try", SOON, async || {
+        match world.decision(order.order, STAGE).await {
+            Ok(decision) if decision.attempts >= 2 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    world.reaches(order.order, STAGE, Sending).await;
+    assert_eq!(world.told::<NotificationFailed>().await?.len(), 0);
+    world.end().await
+}
+
 #[tokio::test]
 async fn a_server_that_stays_away_ends_it_after_the_last_try() -> anyhow::Result<()> {
     let world = World::with(|config| config.max_attempts = 2).await?;
