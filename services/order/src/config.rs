@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use waybill_kernel::check::Violations;
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::money::Currency;
+use waybill_payments::config::{self as providers, ProviderConfig};
 use waybill_runtime::config::{Secret, Validate, seconds};
 use waybill_runtime::process::ServiceConfig;
 use waybill_runtime::service::CommonConfig;
+use waybill_store::jobs::Limits;
 
-pub use self::payments::{Calls, Capture, ProviderConfig, ProviderKind, StoreCapture};
+pub use self::payments::{Calls, Capture, StoreCapture};
 use crate::domain::review::{Rulebook, Rules};
 
 /// Settings of the order service.
@@ -42,8 +44,9 @@ pub struct Config {
     #[serde(with = "seconds")]
     pub erasure_pause: Duration,
     /// The payment providers by the name under which payments are recorded. Default none: all payments are captured and
-    /// voided by a person, or by whoever records them.
-    pub providers: BTreeMap<String, ProviderConfig>,
+    /// voided by a person, or by whoever records them. So are those of `manual`, of every name that is not configured, and of
+    /// `woocommerce`, whose shops have no such call.
+    pub providers: BTreeMap<String, ProviderConfig<Limits>>,
     /// When payments are captured. Default: when a caller says so.
     pub capture: Capture,
     /// How providers are called.
@@ -187,7 +190,12 @@ impl Validate for Config {
         self.common.validate(violations);
         self.holds.validate(violations);
         self.calls.validate(violations);
-        payments::validate(&self.providers, violations);
+        providers::validate(&self.providers, violations);
+        for (name, provider) in &self.providers {
+            provider
+                .limits
+                .validate(&format!("providers.{name}.limits"), violations);
+        }
         if self.handling_days > 365 {
             violations.push(
                 "handling_days",

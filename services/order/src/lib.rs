@@ -41,7 +41,7 @@ use waybill_store::Db;
 use waybill_store::jobs::JobOptions;
 
 pub use crate::config::{
-    Calls, Capture, Config, Holds, Placing, ProviderConfig, ProviderKind, StoreCapture, StoreHolds,
+    Calls, Capture, Config, Holds, Placing, StoreCapture, StoreHolds,
 };
 pub use crate::domain::capture::CapturePolicy;
 pub use crate::error::{Error, ImportError};

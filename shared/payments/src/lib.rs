@@ -7,12 +7,14 @@
 //! - [`shopify`]: the adapter for the orders of a Shopify shop.
 //! - [`woocommerce`]: the adapter for the orders of a WooCommerce shop.
 //! - [`manual`]: what a person does and records.
+//! - [`config`]: the settings that providers are made of.
 //! - [`sandbox`]: servers on loopback ports that behave like the three, with faults on demand and a ledger of what was
 //!   really paid.
 //!
 //! An adapter translates one call and its answer. It keeps no state, never repeats a call by itself, and decides
 //! nothing about orders: caps, retries and what an unknown outcome means are the refund service's.
 
+pub mod config;
 mod decimal;
 mod http;
 pub mod manual;
