@@ -9,7 +9,7 @@
 //! | `order.OrderCancelled` | note of it; a job that pays everything back |
 //! | `order.OrderLinesCancelled` | a job that pays back what was captured for exactly these units |
 //! | `fulfillment.ShipmentShipped`, `ShipmentDelivered` | units shipped and delivered, for what may be returned until when |
-//! | `order.OrderContactErased` | what was written to the customer about declined returns is emptied |
+//! | `order.OrderContactErased` | note of it; what was written to the customer about declined returns is emptied |
 //! | any other of the order's | the version that was seen |
 //!
 //! Nothing is paid here: what follows is a job.
@@ -110,15 +110,14 @@ impl Fold for RefundFold {
         // After the payments of the same batch: a dispute is about one of them.
         let lost: Vec<Lost> = batch.lost.into_iter().map(|(_, _, lost)| lost).collect();
         store::fold::lose(conn, &lost).await?;
+        store::fold::erase(conn, &batch.erased).await?;
         store::fold::ship(conn, &batch.shipped).await?;
         store::journal::insert(conn, &entries, self.clock.now().trunc_subsecs(6)).await?;
         Ok(())
     }
 
     async fn react(&self, reaction: &mut Reaction<'_>, events: &[Event]) -> Result<(), FoldError> {
-        let erased = events.iter().filter(|event| event.is::<OrderContactErased>());
-        let erased: Vec<Uuid> = erased.map(|event| event.key).collect();
-        store::returns::forget(reaction.conn(), &erased).await?;
+        store::returns::forget(reaction.conn(), &erased(events)).await?;
         let mut late = Vec::new();
         for event in events {
             if event.is::<OrderCancelled>() {
@@ -178,6 +177,7 @@ struct Batch {
     lost: Vec<(Tenant, String, Lost)>,
     touched: Vec<Touched>,
     shipped: Vec<Shipped>,
+    erased: Vec<Uuid>,
 }
 
 impl Batch {
@@ -233,8 +233,15 @@ impl Batch {
         }
         batch.touched = touched.into_values().collect();
         batch.shipped = shipped.into_values().collect();
+        batch.erased = erased(events);
         Ok(batch)
     }
+}
+
+/// The orders whose customers are forgotten.
+fn erased(events: &[Event]) -> Vec<Uuid> {
+    let erased = events.iter().filter(|event| event.is::<OrderContactErased>());
+    erased.map(|event| event.key).collect()
 }
 
 /// The job that pays back what was captured for units that an event names.

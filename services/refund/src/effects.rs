@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 
+use chrono::SecondsFormat;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use waybill_events::{Doubt, EffectError, OutsideEffects};
@@ -42,6 +43,8 @@ pub struct Payouts {
 /// A refund that a provider has and we do not know.
 struct Unknown {
     provider: String,
+    /// The provider's id of it; for a provider that cannot say what it has, what stands for its books.
+    refund_id: String,
     /// None for a provider that cannot say what it has.
     listed: Option<ListedRefund>,
     home: Option<Home>,
@@ -49,11 +52,7 @@ struct Unknown {
 
 impl Unknown {
     fn id(&self) -> String {
-        let refund = self
-            .listed
-            .as_ref()
-            .map(|listed| &*listed.refund.provider_refund_id);
-        format!("payout:{}:{}", self.provider, refund.unwrap_or(UNLISTED))
+        format!("payout:{}:{}", self.provider, self.refund_id)
     }
 
     fn to_effect(&self) -> HeldEffect {
@@ -92,8 +91,12 @@ impl Unknown {
     }
 }
 
-/// Stands for the books of a provider that cannot list them.
-const UNLISTED: &str = "unlisted";
+/// Stands for the books of a provider that cannot list them. A person compares them up to a recovery: after the next one they
+/// have to be compared again.
+fn unlisted(doubt: Doubt) -> String {
+    let until = doubt.until.to_rfc3339_opts(SecondsFormat::Micros, true);
+    format!("unlisted@{until}")
+}
 
 impl Payouts {
     async fn unknown(&self, doubt: Doubt) -> Result<Vec<Unknown>, EffectError> {
@@ -105,10 +108,13 @@ impl Payouts {
             let listed = match provider.list_refunds(doubt.from, MOST_LISTED).await {
                 Ok(listed) => listed,
                 Err(ProviderError::Refused { reason, .. }) if reason == LISTING_NOT_SUPPORTED => {
-                    let known = payouts::known(self.db.pool(), name, &[UNLISTED.to_owned()]).await?;
+                    let refund_id = unlisted(doubt);
+                    let known =
+                        payouts::known(self.db.pool(), name, std::slice::from_ref(&refund_id)).await?;
                     if known.is_empty() {
                         unknown.push(Unknown {
                             provider: name.to_owned(),
+                            refund_id,
                             listed: None,
                             home: None,
                         });
@@ -153,6 +159,7 @@ impl Payouts {
             .into_iter()
             .map(|listed| Unknown {
                 provider: name.to_owned(),
+                refund_id: listed.refund.provider_refund_id.clone(),
                 home: homes.get(&listed.provider_payment_id).cloned(),
                 listed: Some(listed),
             })

@@ -456,6 +456,8 @@ struct Cancelled {
     merchant_id: MerchantId,
     store_id: StoreId,
     order_id: OrderId,
+    #[serde(default)]
+    payment_id: Option<PaymentId>,
     late_capture: Option<i64>,
 }
 
@@ -476,8 +478,11 @@ impl JobHandler for PayCancelled {
             merchant_id,
             store_id,
             order_id,
+            payment_id,
             late_capture,
         } = job.payload()?;
+        // Jobs that were written earlier name the payment as their key alone.
+        let payment_id = payment_id.or_else(|| job.key.parse().ok());
         let tenant = Tenant {
             merchant: merchant_id,
             store: store_id,
@@ -486,7 +491,7 @@ impl JobHandler for PayCancelled {
             core: &self.core,
             tenant,
             order_id,
-            late_capture,
+            late_capture: payment_id.zip(late_capture),
             job: Some(job),
         };
         self.db.run(&case).await.map_err(|error| ours(&error))?;
@@ -508,6 +513,7 @@ pub fn cancelled_job(tenant: Tenant, order_id: OrderId, late: Option<(PaymentId,
         "merchant_id": tenant.merchant,
         "store_id": tenant.store,
         "order_id": order_id,
+        "payment_id": late.map(|(payment_id, _)| payment_id),
         "late_capture": late.map(|(_, amount)| amount),
     });
     money_job(ORDER_CANCELLED, key, tenant, order_id, payload)

@@ -139,7 +139,7 @@ impl ApplyWord<'_> {
 }
 
 /// Writes what a word changed.
-async fn save(
+pub(super) async fn save(
     core: &Core,
     tx: &mut Tx,
     loaded: &Loaded,
@@ -175,7 +175,7 @@ async fn save(
             order.id = %book.order_id,
             provider = leg.provider,
             state = leg.state.as_str(),
-            "a provider's word was applied"
+            "a word about a leg was applied"
         );
     }
     refund.version = store::refunds::update(tx.conn(), refund, now).await?;

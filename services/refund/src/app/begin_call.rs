@@ -6,14 +6,19 @@ use waybill_payments::RefundRequest;
 use waybill_store::jobs::Job;
 use waybill_store::{StoreError, Tx, UseCase};
 
+use super::apply_word::save;
 use super::{Aftermath, Core, attempt_job, lock};
 use crate::domain::refund::{Refund, RefundState};
-use crate::domain::settle;
+use crate::domain::settle::{self, Outcome, Word};
 use crate::error::Error;
 use crate::events::Scene;
 use crate::store;
+use crate::store::book::Loaded;
 use crate::store::calls::{Calls, Place};
 use crate::workers;
+
+/// Why a leg fails that nobody was asked to pay: its money left behind our back (R-1c).
+const MONEY_GONE: &str = "exceeds_refundable";
 
 /// A call that may be made.
 #[derive(Debug, Clone)]
@@ -78,6 +83,13 @@ impl UseCase for BeginCall<'_> {
         if let Some(job) = self.job {
             job.still_allowed(tx).await?;
         }
+        let uncovered = refund
+            .leg(self.leg_id)
+            .is_some_and(|leg| leg.state == RefundState::Pending && !loaded.book.covers(leg.payment_id));
+        if uncovered {
+            self.give_up(tx, &loaded, refund).await?;
+            return Ok(Turn::Over);
+        }
         let now = self.core.now();
         let facts = settle::submit(&mut refund, self.leg_id, now);
         store::calls::note_call(tx.conn(), self.leg_id, self.attempt, now).await?;
@@ -90,6 +102,27 @@ impl UseCase for BeginCall<'_> {
 }
 
 impl BeginCall<'_> {
+    /// Fails a leg that nobody was asked to pay yet, as a refusal of its provider would.
+    async fn give_up(&self, tx: &mut Tx, loaded: &Loaded, mut refund: Refund) -> Result<(), Error> {
+        let word = Word {
+            leg_id: self.leg_id,
+            attempt: self.attempt,
+            outcome: Outcome::Failed {
+                reason: MONEY_GONE.to_owned(),
+            },
+            provider_refund_id: None,
+            refused_before: false,
+        };
+        let effect = settle::hear(&loaded.book, &mut refund, &word, self.core.now());
+        tracing::warn!(
+            leg.id = %self.leg_id,
+            refund.id = %refund.refund_id,
+            order.id = %loaded.book.order_id,
+            "a leg is not sent: its money left behind our back"
+        );
+        save(self.core, tx, loaded, &mut refund, &word, effect).await
+    }
+
     async fn call(&self, tx: &mut Tx, refund: &Refund) -> Result<Call, Error> {
         let before = store::calls::calls_of(tx.conn(), self.leg_id, self.attempt).await?;
         let leg = refund.leg(self.leg_id).ok_or(Error::NoSuchLeg(self.leg_id))?;

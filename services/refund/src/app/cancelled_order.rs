@@ -2,7 +2,7 @@
 //!
 //! The work of a job and not of the fold, so that many cancellations at once hold nobody up.
 
-use waybill_kernel::id::OrderId;
+use waybill_kernel::id::{OrderId, PaymentId};
 use waybill_store::jobs::Job;
 use waybill_store::{Tx, UseCase};
 
@@ -23,8 +23,8 @@ pub struct CancelledOrder<'a> {
     pub tenant: Tenant,
     /// The order.
     pub order_id: OrderId,
-    /// What was captured after the cancellation; none for the cancellation itself.
-    pub late_capture: Option<i64>,
+    /// What was captured after the cancellation, and by which payment; none for the cancellation itself.
+    pub late_capture: Option<(PaymentId, i64)>,
     /// The job, ended in the same transaction: so it happens once.
     pub job: Option<&'a Job>,
 }
@@ -48,7 +48,7 @@ impl CancelledOrder<'_> {
         let loaded = loaded.ok_or(Error::OrderNotFound(self.order_id))?;
         let book = &loaded.book;
         let plan = match self.late_capture {
-            Some(captured) => compose::for_late_capture(book, captured),
+            Some((_, captured)) => compose::for_late_capture(book, captured),
             None => compose::for_cancellation(book),
         };
         let plan = match plan {
@@ -61,12 +61,13 @@ impl CancelledOrder<'_> {
             }
             Err(refusal) => return Err(refusal.into()),
         };
+        // Of what was captured later there may be several.
+        let cause = match self.late_capture {
+            Some((payment_id, _)) => format!("late:{payment_id}"),
+            None => "order_cancelled".to_owned(),
+        };
         let new = NewRefund {
-            // Of what was captured later there may be several.
-            refund_id: self
-                .late_capture
-                .is_none()
-                .then(|| refund_because(self.order_id, "order_cancelled")),
+            refund_id: Some(refund_because(self.order_id, &cause)),
             return_id: None,
             reason_key: "order_cancelled",
             reason: "the order was cancelled",

@@ -20,7 +20,7 @@ pub enum Verdict {
     Approve,
     /// They may not, for this reason.
     Decline {
-        /// What the customer is told.
+        /// What the customer is told; not kept once the customer was forgotten.
         reason: String,
     },
 }
@@ -60,7 +60,9 @@ impl UseCase for DecideReturn<'_> {
             }
             Verdict::Decline { reason } => {
                 decided.go(ReturnState::Declined)?;
-                decided.decline_reason.clone_from(reason);
+                if !loaded.contact_erased {
+                    decided.decline_reason.clone_from(reason);
+                }
                 store::claims::hand_to_refund(tx.conn(), return_id, None, &[]).await?;
                 Fact::ReturnDeclined { return_id }
             }

@@ -39,11 +39,20 @@ impl Balance {
     /// What is not paid back and not on its way. Not negative, also when money left behind our back.
     #[must_use]
     pub fn unspent(&self) -> i64 {
-        let left = i128::from(self.captured)
+        i64::try_from(self.left().max(0)).unwrap_or(i64::MAX)
+    }
+
+    /// True when money that left behind our back was promised already (R-1c).
+    #[must_use]
+    pub fn is_overdrawn(&self) -> bool {
+        self.left() < 0
+    }
+
+    fn left(&self) -> i128 {
+        i128::from(self.captured)
             - i128::from(self.succeeded)
             - i128::from(self.in_flight)
-            - i128::from(self.outside);
-        i64::try_from(left.max(0)).unwrap_or(i64::MAX)
+            - i128::from(self.outside)
     }
 
     /// What a new refund may reserve: what is unspent and not owed by refused legs.
@@ -104,7 +113,7 @@ pub struct BookLine {
     pub delivered_at: Option<DateTime<Utc>>,
     /// Units whose money a return or a refund holds.
     pub claimed: UnitSet,
-    /// Those of them that wait for their goods: a return was asked for, and there is no refund yet.
+    /// Those of them that wait for their goods: a return is open, and there is no refund yet.
     pub promised: UnitSet,
     /// Units whose goods a return holds; they stay returned when their money could not be paid yet.
     pub returned: UnitSet,
@@ -214,7 +223,17 @@ impl Book {
         self.lines.iter().filter(move |line| line.kind == kind)
     }
 
-    /// What units and shipping still owe: all that are free, and those of returns that have no refund yet.
+    /// Whether what is promised over a payment is still there, of the payment and of the order (R-1c).
+    #[must_use]
+    pub fn covers(&self, payment_id: PaymentId) -> bool {
+        let payment = self
+            .payments
+            .iter()
+            .find(|payment| payment.payment_id == payment_id);
+        !self.balance.is_overdrawn() && payment.is_some_and(|payment| !payment.balance.is_overdrawn())
+    }
+
+    /// What units and shipping still owe: all that are free, and those of open returns that have no refund yet.
     #[must_use]
     pub fn still_owed(&self) -> i64 {
         self.lines

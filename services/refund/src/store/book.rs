@@ -25,6 +25,8 @@ pub struct Loaded {
     pub policy: Option<Policy>,
     /// True when the policy is frozen on the order already.
     pub frozen: bool,
+    /// True when the customer of the order was forgotten (R-9).
+    pub contact_erased: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -34,6 +36,7 @@ struct OrderRow {
     policy_version: Option<i32>,
     seen_version: i64,
     cancelled_at: Option<DateTime<Utc>>,
+    contact_erased: bool,
     captured: i64,
     succeeded: i64,
     in_flight: i64,
@@ -71,7 +74,7 @@ struct ClaimRow {
     end: i32,
     money: bool,
     goods: bool,
-    paid_by_refund: bool,
+    promised: bool,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +96,8 @@ pub async fn lock(
 ) -> Result<Option<Loaded>, StoreError> {
     // NO KEY: rows that refer to the order can still be written by the fold.
     let row = sqlx::query_as::<_, OrderRow>(
-        "SELECT currency, placed_at, policy_version, seen_version, cancelled_at, captured, succeeded, in_flight, outside
+        "SELECT currency, placed_at, policy_version, seen_version, cancelled_at, contact_erased, captured, succeeded,
+                in_flight, outside
          FROM orders WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3
          FOR NO KEY UPDATE",
     )
@@ -112,7 +116,8 @@ pub async fn read(
     order_id: OrderId,
 ) -> Result<Option<Loaded>, StoreError> {
     let row = sqlx::query_as::<_, OrderRow>(
-        "SELECT currency, placed_at, policy_version, seen_version, cancelled_at, captured, succeeded, in_flight, outside
+        "SELECT currency, placed_at, policy_version, seen_version, cancelled_at, contact_erased, captured, succeeded,
+                in_flight, outside
          FROM orders WHERE order_id = $1 AND merchant_id = $2 AND store_id = $3",
     )
     .bind(order_id.uuid())
@@ -147,8 +152,9 @@ async fn with_contents(
              (SELECT coalesce(json_agg(json_build_object(
                   'line_id', c.line_id, 'first', lower(c.units), 'end', upper(c.units), 'money', c.money,
                   'goods', c.goods,
-                  'paid_by_refund', c.refund_id IS NOT NULL OR c.cancellation_id IS NOT NULL)), '[]')
-              FROM unit_claims c WHERE c.order_id = $1 AND (c.money OR c.goods)) AS claims,
+                  'promised', c.money AND c.refund_id IS NULL AND c.cancellation_id IS NULL
+                              AND coalesce(r.state IN ('REQUESTED', 'APPROVED'), false))), '[]')
+              FROM unit_claims c LEFT JOIN returns r USING (return_id) WHERE c.order_id = $1 AND (c.money OR c.goods)) AS claims,
              (SELECT coalesce(json_agg(json_build_object(
                   'payment_id', p.payment_id, 'provider', p.provider, 'captured', p.captured,
                   'succeeded', p.succeeded, 'in_flight', p.in_flight, 'outside', p.outside,
@@ -209,6 +215,7 @@ fn assemble(
         },
         policy: contents.policy.map(|json| json.0),
         frozen: row.policy_version.is_some(),
+        contact_erased: row.contact_erased,
     })
 }
 
@@ -223,7 +230,7 @@ fn assemble_line(row: LineRow, claims: &[ClaimRow]) -> Result<BookLine, StoreErr
         }))
     };
     let (claimed, returned) = (held(|claim| claim.money), held(|claim| claim.goods));
-    let promised = held(|claim| claim.money && !claim.paid_by_refund);
+    let promised = held(|claim| claim.promised);
     Ok(BookLine {
         line_id: row.line_id.into(),
         kind: match row.kind.as_str() {

@@ -291,6 +291,18 @@ pub async fn apply(
     Ok(())
 }
 
+/// Notes that the customers of orders were forgotten.
+pub async fn erase(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), StoreError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE orders SET contact_erased = true WHERE order_id = ANY ($1) AND NOT contact_erased")
+        .bind(orders)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Takes what disputes took off what can still go back (R-1c): of the order, and of the payment that was disputed, if it is
 /// known. Of several captures of one payment it is that with the most left.
 pub async fn lose(conn: &mut PgConnection, lost: &[Lost]) -> Result<(), StoreError> {

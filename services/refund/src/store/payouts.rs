@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 use waybill_kernel::id::{LegId, OrderId};
 use waybill_store::StoreError;
@@ -36,7 +36,7 @@ pub struct Home {
 
 /// The orders of payments, by the provider's ids of them.
 pub async fn homes(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     provider: &str,
     payments: &[String],
 ) -> Result<HashMap<String, Home>, StoreError> {
@@ -48,7 +48,7 @@ pub async fn homes(
     )
     .bind(provider)
     .bind(payments)
-    .fetch_all(pool)
+    .fetch_all(executor)
     .await?;
     Ok(rows
         .into_iter()
@@ -80,11 +80,15 @@ pub struct Match<'a> {
 
 /// The leg that a refund belongs to, and its attempt: the one that it names, else the oldest one of the same amount over the
 /// same payment that no provider was asked about yet.
-pub async fn leg_for(pool: &PgPool, wanted: &Match<'_>) -> Result<Option<(LegId, i32)>, StoreError> {
+pub async fn leg_for(
+    executor: impl PgExecutor<'_>,
+    wanted: &Match<'_>,
+) -> Result<Option<(LegId, i32)>, StoreError> {
     let found: Option<(Uuid, i32)> = sqlx::query_as(
         "SELECT l.leg_id, l.attempt
-         FROM refund_legs l
-         JOIN payments p USING (payment_id)
+         FROM payments p
+         JOIN refunds r ON r.order_id = p.order_id
+         JOIN refund_legs l ON l.refund_id = r.refund_id AND l.payment_id = p.payment_id
          JOIN leg_attempts a ON a.leg_id = l.leg_id AND a.attempt = l.attempt
          WHERE l.provider = $1 AND p.provider_payment_id = $2 AND l.amount = $3 AND a.provider_refund_id IS NULL
            AND (l.leg_id = $4 OR (l.state = 'PENDING' AND a.calls = 0))
@@ -95,7 +99,7 @@ pub async fn leg_for(pool: &PgPool, wanted: &Match<'_>) -> Result<Option<(LegId,
     .bind(wanted.provider_payment_id)
     .bind(wanted.amount)
     .bind(wanted.leg_id.map(LegId::uuid))
-    .fetch_optional(pool)
+    .fetch_optional(executor)
     .await?;
     Ok(found.map(|(leg, attempt)| (leg.into(), attempt)))
 }

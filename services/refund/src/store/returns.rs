@@ -47,7 +47,8 @@ pub async fn insert(conn: &mut PgConnection, tenant: Tenant, new: &Return) -> Re
     Ok(())
 }
 
-/// Empties the reasons that were written to the customers of orders who are forgotten.
+/// Empties the reasons that were written to the customers of orders who are forgotten. The orders were marked before, so
+/// that a return which is being declined meanwhile is either found here or finds the customer forgotten.
 pub async fn forget(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), StoreError> {
     if orders.is_empty() {
         return Ok(());

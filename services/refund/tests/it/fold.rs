@@ -7,7 +7,7 @@ use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as proto;
 use waybill_refund::app::cancelled_order::CancelledOrder;
 use waybill_refund::domain::compose::Ask;
-use waybill_refund::domain::refund::{ComponentKind, Refund, RefundState};
+use waybill_refund::domain::refund::{ComponentKind, Refund, RefundState, refund_because};
 use waybill_refund::error::Error;
 use waybill_refund::store;
 
@@ -25,7 +25,7 @@ async fn jobs(bench: &Bench) -> Result<Vec<(String, serde_json::Value)>> {
 async fn carry_out(
     bench: &Bench,
     order: &Placed,
-    late_capture: Option<i64>,
+    late_capture: Option<(PaymentId, i64)>,
 ) -> Result<Option<Refund>, Error> {
     let case = CancelledOrder {
         core: &bench.core,
@@ -175,7 +175,9 @@ async fn a_cancelled_order_gives_everything_back() -> Result<()> {
         (order.total, "order_cancelled")
     );
     assert!(
-        carry_out(&bench, &order, Some(order.total)).await?.is_none(),
+        carry_out(&bench, &order, Some((order.payments[0].0, order.total)))
+            .await?
+            .is_none(),
         "it is on its way already"
     );
     bench.submit(&refund, 0).await?;
@@ -212,11 +214,18 @@ async fn a_cancelled_order_that_was_paid_in_part_gives_that_part_back() -> Resul
     let late = bench.capture(&mut order, "sandbox", 700)?;
     bench.fold(&[late]).await?;
     let (_, payload) = jobs(&bench).await?.pop().expect("a job for the late capture");
+    let payment_id = order.payments[1].0;
+    assert_eq!(payload["payment_id"], payment_id.to_string());
     assert_eq!(payload["late_capture"], 700);
-    let second = carry_out(&bench, &order, Some(700))
+    let second = carry_out(&bench, &order, Some((payment_id, 700)))
         .await?
         .expect("there is more money");
     assert_eq!(second.amount, 700);
+    let again = refund_because(order.order_id, &format!("late:{payment_id}"));
+    assert_eq!(
+        second.refund_id, again,
+        "R-2a: decided again, it is the same refund"
+    );
     bench.submit(&refund, 0).await?;
     bench.submit(&second, 0).await?;
     assert_eq!(bench.accounts(order.order_id).await?.get("receivable"), Some(&0));

@@ -1,16 +1,21 @@
 //! R-4 and the life of legs: refused, taken up again, bounced by the bank, paid against what we hold, carried out by hand.
 
 use anyhow::Result;
+use waybill_events::Event;
+use waybill_kernel::id::PaymentId;
 use waybill_payments::sandbox::{Fault, Status};
+use waybill_proto::waybill::order::v1 as order;
 use waybill_proto::waybill::refund::v1 as proto;
 use waybill_refund::app::apply_word::{About, ApplyWord};
+use waybill_refund::app::approve_refund::ApproveRefund;
 use waybill_refund::app::retry_leg::RetryLeg;
+use waybill_refund::domain::policy::Policy;
 use waybill_refund::domain::refund::{Refund, RefundState};
 use waybill_refund::domain::settle::Outcome;
 use waybill_refund::error::Error;
 use waybill_refund::workers::Progress;
 
-use crate::bench::{Bench, failed, only_leg};
+use crate::bench::{Bench, Placed, failed, only_leg, policy};
 
 fn retry<'a>(bench: &'a Bench, refund: &Refund, leg: usize) -> RetryLeg<'a> {
     RetryLeg {
@@ -237,5 +242,83 @@ async fn a_leg_that_the_provider_contradicts_is_not_retried() -> Result<()> {
         matches!(left, Err(Error::ExceedsRefundable { .. })),
         "R-1c: what left cannot leave again: {left:?}"
     );
+    Ok(())
+}
+
+/// A dispute over a capture is lost, and takes so much.
+async fn lose(bench: &Bench, order: &Placed, captured: &Event, amount_minor: i64) -> Result<()> {
+    let message = order::PaymentRecorded {
+        kind: "dispute_lost".to_owned(),
+        payment_id: PaymentId::generate().to_string(),
+        amount_minor,
+        dispute_id: "dp_1".to_owned(),
+        ..captured.decode()?
+    };
+    bench
+        .fold(&[bench.event("order", order.order_id, 3, &message)])
+        .await
+}
+
+/// R-1c: what was promised before a dispute took its money is not sent after it, also when somebody approves it meanwhile.
+#[tokio::test]
+async fn a_leg_whose_money_left_meanwhile_is_not_sent() -> Result<()> {
+    let bench = Bench::start().await?;
+    bench
+        .publish(Policy {
+            second_approval_above: [("EUR".to_owned(), 900)].into(),
+            ..policy()
+        })
+        .await?;
+    for (provider, net, lost, state) in [
+        ("sandbox", 1_000, 1_000, RefundState::PendingApproval),
+        ("sandbox", 800, 300, RefundState::Pending),
+        ("cash_on_delivery", 1_000, 1, RefundState::PendingApproval),
+    ] {
+        let (mut order, placed) = bench.placed(&[(1, net, &[])], &[]);
+        let captured = bench.capture(&mut order, provider, net)?;
+        bench.fold(&[placed, captured.clone()]).await?;
+        let refund = bench.refund_units(&order, 0, 1).await?;
+        assert_eq!(refund.state, state);
+        lose(&bench, &order, &captured, lost).await?;
+        if state == RefundState::PendingApproval {
+            let approve = ApproveRefund {
+                core: &bench.core,
+                tenant: bench.tenant,
+                refund_id: refund.refund_id,
+                caller: "manager".to_owned(),
+            };
+            bench.db.run(&approve).await?;
+        }
+        assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
+
+        let now = bench.get(refund.refund_id).await?;
+        assert_eq!(
+            (now.state, now.holds, now.legs[0].calls),
+            (RefundState::Failed, false, 0)
+        );
+        assert_eq!(now.legs[0].failure_reason, "exceeds_refundable");
+        assert_eq!(bench.sandbox.paid_out(&order.payments[0].1), 0);
+        let told = bench.heard::<proto::RefundFailed>(order.order_id).await?;
+        assert!(matches!(&told[..], [failed] if !failed.was_succeeded && failed.amount_minor == net));
+        let accounts = bench.accounts(order.order_id).await?;
+        assert_eq!(
+            accounts.get("refunds_payable"),
+            Some(&0),
+            "R-5: it is owed no more"
+        );
+        assert!(matches!(
+            bench.db.run(&retry(&bench, &refund, 0)).await,
+            Err(Error::ExceedsRefundable { .. })
+        ));
+    }
+
+    // What was not promised may leave.
+    let (mut order, placed) = bench.placed(&[(2, 1_600, &[])], &[]);
+    let captured = bench.capture(&mut order, "sandbox", 1_600)?;
+    bench.fold(&[placed, captured.clone()]).await?;
+    let refund = bench.refund_units(&order, 0, 1).await?;
+    lose(&bench, &order, &captured, 800).await?;
+    assert_eq!(bench.submit(&refund, 0).await?, Progress::Settled);
+    assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
     Ok(())
 }

@@ -9,6 +9,7 @@ use waybill_kernel::id::{EntryId, OrderId, RefundId, ReturnId};
 use waybill_refund::domain::book::Tenant;
 use waybill_refund::domain::refund::RefundState;
 use waybill_refund::store;
+use waybill_refund::store::payouts::Match;
 use waybill_refund::store::refunds::Filter;
 
 use crate::bench::Bench;
@@ -29,8 +30,10 @@ const FILL: &str = "
     FROM orders;
     INSERT INTO refund_components (refund_id, position, kind, net, tax)
     SELECT refund_id, 0, 'goodwill', 5, 0 FROM refunds;
+    INSERT INTO payments (payment_id, order_id, provider, provider_payment_id, captured_at, captured)
+    SELECT uuidv7(), order_id, 'sandbox', 'pi_' || order_id, now(), 5 FROM orders;
     INSERT INTO refund_legs (leg_id, refund_id, position, payment_id, provider, amount, state)
-    SELECT uuidv7(), refund_id, 0, uuidv7(), 'sandbox', 5, 'PENDING' FROM refunds;
+    SELECT uuidv7(), refund_id, 0, payment_id, 'sandbox', 5, 'PENDING' FROM refunds JOIN payments USING (order_id);
     INSERT INTO leg_attempts (leg_id, attempt, merchant_id, store_id, provider, provider_key, calls)
     SELECT leg_id, 1, r.merchant_id, r.store_id, 'sandbox', leg_id::text, 0 FROM refund_legs JOIN refunds r USING (refund_id);
     INSERT INTO journal_entries (entry_id, merchant_id, store_id, order_id, kind, source, lines, booked_at)
@@ -43,7 +46,7 @@ async fn scans(admin: &mut PgConnection) -> Result<BTreeMap<String, i64>> {
     let counts: Vec<(String, i64)> = sqlx::query_as(
         "SELECT relname::text, seq_scan FROM pg_stat_user_tables
          WHERE relname IN ('orders', 'returns', 'return_lines', 'refunds', 'refund_components', 'refund_legs', 'leg_attempts',
-                           'journal_entries', 'journal_lines')",
+                           'payments', 'journal_entries', 'journal_lines')",
     )
     .fetch_all(admin)
     .await?;
@@ -71,7 +74,7 @@ async fn no_read_scans_a_large_table() -> Result<()> {
         ReturnId::from(return_id),
     );
     let before = scans(&mut admin).await?;
-    assert_eq!(before.len(), 9);
+    assert_eq!(before.len(), 10);
 
     let mut conn = bench.conn().await?;
     for order in [None, Some(order_id)] {
@@ -101,6 +104,17 @@ async fn no_read_scans_a_large_table() -> Result<()> {
             .is_some()
     );
     assert!(store::book::read(&mut conn, tenant, order_id).await?.is_some());
+    let payment = format!("pi_{order_id}");
+    let homes = store::payouts::homes(&mut *conn, "sandbox", std::slice::from_ref(&payment)).await?;
+    assert_eq!(homes.get(&payment).map(|home| home.order_id), Some(order_id));
+    let paid = Match {
+        provider: "sandbox",
+        provider_payment_id: &payment,
+        amount: 5,
+        leg_id: None,
+    };
+    let found = store::payouts::leg_for(&mut *conn, &paid).await?;
+    assert_eq!(found, Some((leg_id, 1)));
     // Statistics travel when a transaction ends, and not at once unless they are told to.
     sqlx::query("SELECT pg_stat_force_next_flush()")
         .execute(&mut *conn)

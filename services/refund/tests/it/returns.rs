@@ -62,6 +62,16 @@ async fn decide(bench: &Bench, of: &Return, etag: &str, verdict: Verdict) -> Res
     bench.db.run(&case).await
 }
 
+/// The customer of an order is forgotten.
+async fn forget(bench: &Bench, order: &Placed) -> Result<()> {
+    let erased = OrderContactErased {
+        order_id: order.order_id.to_string(),
+    };
+    bench
+        .fold(&[bench.event("order", order.order_id, 9, &erased)])
+        .await
+}
+
 async fn reread(bench: &Bench, of: &Return) -> Result<Return> {
     let mut conn = bench.conn().await?;
     let found = waybill_refund::store::returns::get(&mut conn, bench.tenant, of.return_id).await?;
@@ -211,17 +221,37 @@ async fn a_declined_return_lets_its_units_go() -> Result<()> {
     bench.audit(&order).await?;
 
     // what was written to a customer who is forgotten goes, and is no change that anybody hears of.
-    let erased = OrderContactErased {
-        order_id: order.order_id.to_string(),
-    };
-    let erased = bench.event("order", order.order_id, 9, &erased);
-    bench.fold(&[erased]).await?;
+    forget(&bench, &order).await?;
     let (reason, version): (String, i64) =
         sqlx::query_as("SELECT decline_reason, version FROM returns WHERE return_id = $1")
             .bind(declined.return_id.uuid())
             .fetch_one(bench.db.pool())
             .await?;
     assert_eq!((reason.as_str(), version), ("", declined.version));
+    bench.audit(&order).await
+}
+
+/// the customer was forgotten before the return was declined.
+#[tokio::test]
+async fn nothing_is_kept_that_is_written_to_who_was_forgotten() -> Result<()> {
+    let bench = Bench::start().await?;
+    bench
+        .publish(Policy {
+            auto_approve_up_to: [].into(),
+            ..policy()
+        })
+        .await?;
+    let order = bench.delivered(&[(2, 1_000, &[])], &[], &[]).await?;
+    let requested = request(&bench, &order, vec![wish(&order, 0, 2, ReturnReason::Other)]).await?;
+    forget(&bench, &order).await?;
+    let reason = "worn by its owner".to_owned();
+    let declined = decide(&bench, &requested, "", Verdict::Decline { reason }).await?;
+    for told in [&declined, &reread(&bench, &declined).await?] {
+        assert_eq!(
+            (told.state, told.decline_reason.as_str()),
+            (ReturnState::Declined, "")
+        );
+    }
     bench.audit(&order).await
 }
 
@@ -469,6 +499,51 @@ async fn what_was_never_paid_is_not_paid_out() -> Result<()> {
             "{captured}: {accounts:?}"
         );
         assert_eq!(accounts["sales_returns"], 1_000);
+        bench.audit(&order).await?;
+    }
+    Ok(())
+}
+
+/// A return that ended without a refund holds no money: what came in after it, and what was kept of it, can be given back.
+#[tokio::test]
+async fn a_return_that_ended_without_a_refund_holds_no_money() -> Result<()> {
+    for (restocking_fee_ppm, paid_before) in [(0, false), (1_000_000, true)] {
+        let bench = Bench::start().await?;
+        bench
+            .publish(Policy {
+                restocking_fee_ppm,
+                ..policy()
+            })
+            .await?;
+        let (mut order, placed) = bench.placed(&[(1, 1_000, &[])], &[]);
+        let captured = bench.capture(&mut order, "sandbox", 1_000)?;
+        let mut events = vec![placed];
+        if paid_before {
+            events.push(captured.clone());
+        }
+        events.extend(bench.shipment(order.order_id, &[(order.lines[0], 1)], bench.clock.now()));
+        bench.fold(&events).await?;
+        let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Unwanted)]).await?;
+        let goodwill = bench.ask(
+            &order,
+            Ask {
+                goodwill: 1_000,
+                ..Ask::default()
+            },
+        );
+        let early = bench.db.run(&goodwill).await;
+        assert!(early.is_err(), "the return is open: {early:?}");
+        let received = receive(&bench, &approved, vec![]).await?;
+        assert_eq!(
+            (received.state, received.refund_id),
+            (ReturnState::Completed, None)
+        );
+        if !paid_before {
+            bench.fold(&[captured]).await?;
+        }
+        let refund = bench.db.run(&goodwill).await?;
+        bench.submit(&refund, 0).await?;
+        assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
         bench.audit(&order).await?;
     }
     Ok(())

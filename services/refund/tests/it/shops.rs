@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use waybill_events::{Doubt, OutsideEffects as _};
 use waybill_kernel::id::PaymentId;
 use waybill_kernel::money::Money;
 use waybill_kernel::time::FakeClock;
@@ -12,6 +13,7 @@ use waybill_payments::sandbox::{Fault, ShopifySandbox, WooSandbox};
 use waybill_proto::waybill::order::v1 as order;
 use waybill_refund::app::Core;
 use waybill_refund::domain::refund::{Refund, RefundState};
+use waybill_refund::effects::Payouts;
 use waybill_refund::workers::{Progress, Trouble};
 use waybill_rpc::convert::to_timestamp;
 
@@ -186,4 +188,34 @@ async fn a_woocommerce_order_is_refunded_once_under_every_fault() -> Result<()> 
     }
     assert_eq!(shop.refunded(&order.payments[0].1), refund.amount);
     bench.audit(&order).await
+}
+
+/// R-2b: a shop cannot list its refunds. That a person compared its books after one loss says nothing about the next.
+#[tokio::test]
+async fn a_shop_is_asked_about_after_every_loss() -> Result<()> {
+    let bench = Bench::start().await?;
+    let shop = ShopifySandbox::start(bench.clock.clone()).await?;
+    let payouts = Payouts {
+        db: bench.db.clone(),
+        core: bench.core.clone(),
+        providers: Providers::new().with(shop.provider(REQUEST)?),
+    };
+    let lost = |until: DateTime<Utc>| Doubt {
+        from: until - TimeDelta::hours(1),
+        until,
+    };
+    let first = lost(bench.core.now());
+    let listed = payouts.undecided(first, 10).await?;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(payouts.undecided(first, 10).await?, listed);
+    assert_eq!(payouts.write_off(&listed, "compared", "owner").await?, 1);
+    assert_eq!(payouts.undecided(first, 10).await?, []);
+
+    let second = lost(first.until + TimeDelta::days(30));
+    let again = payouts.undecided(second, 10).await?;
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_ne!(again[0].effect_id, listed[0].effect_id);
+    assert_eq!(payouts.write_off(&again, "compared again", "owner").await?, 1);
+    assert_eq!(payouts.undecided(second, 10).await?, []);
+    Ok(())
 }

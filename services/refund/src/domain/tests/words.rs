@@ -229,3 +229,19 @@ fn a_time_out_is_unknown_and_only_a_word_settles_it() {
         "a settled leg is not lost again"
     );
 }
+
+/// R-1c: what left of one payment says nothing about the others while the order has enough.
+#[test]
+fn money_that_left_covers_no_promise() {
+    let mut known = book(vec![line(LineKind::Goods, 1_000, vec![], 1, false)], &[40, 60]);
+    let (first, second) = (known.payments[0].payment_id, known.payments[1].payment_id);
+    known.payments[0].balance.in_flight = 400;
+    known.balance.in_flight = 400;
+    assert!(known.covers(first) && known.covers(second));
+    known.payments[0].balance.outside = 1;
+    known.balance.outside = 1;
+    assert!(!known.covers(first) && known.covers(second));
+    known.payments[1].balance.in_flight = 600;
+    known.balance.in_flight = 1_000;
+    assert!(!known.covers(second), "the order is overdrawn");
+}
