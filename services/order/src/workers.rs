@@ -166,19 +166,24 @@ impl Cashier {
         hand: impl Into<Hand<'a>> + Send,
     ) -> Result<Progress, Trouble> {
         let hand = hand.into();
-        match self.begin(attempt, hand.job, false).await? {
+        match self.begin(attempt, hand.job, None).await? {
             Turn::Over => Ok(Progress::Settled),
             Turn::Look(call) => self.look(&call, hand).await,
             Turn::Call(call) => self.call(&call, hand).await,
         }
     }
 
-    async fn begin(&self, attempt: PaymentId, job: Option<&Job>, asked: bool) -> Result<Turn, Error> {
+    async fn begin(
+        &self,
+        attempt: PaymentId,
+        job: Option<&Job>,
+        asked_at: Option<i32>,
+    ) -> Result<Turn, Error> {
         let begin = BeginCall {
             orders: &self.orders,
             attempt,
             job,
-            asked,
+            asked_at,
         };
         self.orders.db.run(&begin).await
     }
@@ -195,9 +200,14 @@ impl Cashier {
         match self.find(call, hand).await? {
             Found::Told(progress) => Ok(progress),
             Found::Nothing if self.may_repeat(attempt)? => {
-                match self.begin(attempt.id, hand.job, true).await? {
+                match self.begin(attempt.id, hand.job, Some(attempt.calls)).await? {
                     Turn::Call(call) => self.call(&call, hand).await,
-                    Turn::Over | Turn::Look(_) => Ok(Progress::Settled),
+                    Turn::Over => Ok(Progress::Settled),
+                    Turn::Look(call) => Err(Trouble::NotNow {
+                        provider: call.attempt.provider,
+                        reason: "called_meanwhile".to_owned(),
+                        after: None,
+                    }),
                 }
             }
             // It was never called, so what the provider has is not ours.

@@ -17,7 +17,7 @@ use crate::domain::attempt::{Attempt, AttemptKind, AttemptState, Outcome};
 use crate::domain::capture::CapturePolicy;
 use crate::domain::order::{Order, Payment, Tenant};
 use crate::domain::payment::{PaymentKind, PaymentRefused};
-use crate::domain::state::{NotPayable, State};
+use crate::domain::state::{State, Status};
 use crate::error::{Error, InFlight};
 use crate::events::{self, About, Told};
 use crate::store::change::Locked;
@@ -130,7 +130,8 @@ impl RecordPayment<'_> {
             .ok_or(Error::PaymentNotFound)
     }
 
-    /// The payment as it was recorded from outside before, if it was, and for this order with this amount.
+    /// The payment as it was recorded from outside before, if it was, and for this order with this amount. One that pays another
+    /// order does not pay this one, whoever captured it.
     async fn recorded_before(
         &self,
         tx: &mut Tx,
@@ -144,7 +145,8 @@ impl RecordPayment<'_> {
             dispute_id,
             ..
         } = self.new;
-        let found = change::find_payment(tx.conn(), *tenant, *kind, self.new.name(), dispute_id).await?;
+        let found =
+            change::find_payment(tx.conn(), *tenant, order, *kind, self.new.name(), dispute_id).await?;
         let Some((paid, payment, minor)) = found else {
             return Ok(None);
         };
@@ -293,9 +295,11 @@ impl RecordPayment<'_> {
             .unzip();
         change::save(tx.conn(), tenant, order, &state, Some(&payment), &entries).await?;
         self.orders.log.append(tx, &events).await?;
-        if kind == PaymentKind::Authorization && self.captures_at_once() {
+        if kind == PaymentKind::Authorization
+            && let Some(sweep) = self.sweep(state.status)
+        {
             let cause = format!("authorization:{}", payment.id);
-            let job = workers::sweep_job(tenant, order, Sweep::Capture, &cause);
+            let job = workers::sweep_job(tenant, order, sweep, &cause);
             jobs::enqueue(tx, &[job]).await?;
         }
         tx.ring(BELL);
@@ -305,30 +309,36 @@ impl RecordPayment<'_> {
         })
     }
 
-    fn captures_at_once(&self) -> bool {
+    /// What becomes of an authorisation by itself: released when its order is cancelled, else as the store's policy has it.
+    fn sweep(&self, status: Status) -> Option<Sweep> {
         let rules = &self.orders.capture;
-        rules.of(self.new.tenant) == CapturePolicy::AtOnce && rules.can_call(&self.new.provider)
+        if !rules.can_call(&self.new.provider) {
+            return None;
+        }
+        match status {
+            Status::Cancelled => Some(Sweep::Void),
+            _ => (rules.of(self.new.tenant) == CapturePolicy::AtOnce).then_some(Sweep::Capture),
+        }
     }
 
-    fn refusal(&self, refused: NotPayable, order_id: OrderId, currency: Currency) -> Error {
+    fn refusal(&self, refused: PaymentRefused, order_id: OrderId, currency: Currency) -> Error {
         let given = self.new.amount;
         match refused {
-            NotPayable::Cancelled => Error::OrderCancelled { order_id },
-            NotPayable::Refused(PaymentRefused::CaptureExceedsTotal { open }) => Error::CaptureExceedsTotal {
+            PaymentRefused::CaptureExceedsTotal { open } => Error::CaptureExceedsTotal {
                 order_id,
                 open: Money::new(currency, open),
                 given,
             },
-            NotPayable::Refused(PaymentRefused::NothingAuthorized { open }) => Error::NothingAuthorized {
+            PaymentRefused::NothingAuthorized { open } => Error::NothingAuthorized {
                 order_id,
                 open: Money::new(currency, open),
                 given,
             },
-            NotPayable::Refused(PaymentRefused::NothingDisputed { .. }) => Error::DisputeNotOpen {
+            PaymentRefused::NothingDisputed { .. } => Error::DisputeNotOpen {
                 order_id,
                 ended: None,
             },
-            NotPayable::Refused(PaymentRefused::Overflow) => {
+            PaymentRefused::Overflow => {
                 let mut v = Violations::new();
                 let before = if self.new.kind.is_dispute() {
                     "disputed"

@@ -3,7 +3,7 @@
 //! A candidate fails alone. Whether it is new is decided by the database, by its request key first and by its source
 //! second (O-8), so that the same holds for two calls at once, for two messages of a batch and for two batches. The
 //! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
-//! that belongs to them, append their events, record the answers.
+//! that belongs to them, append their events.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -250,11 +250,24 @@ impl UseCase for PlaceChunk<'_> {
             .iter()
             .map(|candidate| candidate.key.clone())
             .collect();
-        let claims = idempotency::claim(tx.conn(), &keys).await?;
+        // Ids are made before, so the answers are known: a placement's key is written once.
+        let answers = self
+            .candidates
+            .iter()
+            .map(|candidate| answer(candidate.order.id))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let claims = idempotency::claim_answered(tx.conn(), &keys, &answers).await?;
         let mut fates = Fates::new(self.candidates, &claims)?;
         let firsts = fates.firsts();
         if !firsts.is_empty() {
             self.place(tx, &firsts, &mut fates).await?;
+            // Refused requests keep no key: they may come again once their cause is gone.
+            let refused: Vec<(&RequestKey, &str)> = (fates.unkept())
+                .map(|at| (&keys[at], answers[at].as_str()))
+                .collect();
+            if !refused.is_empty() {
+                idempotency::release_answered(tx.conn(), &refused).await?;
+            }
         }
         Ok(fates.decide(&claims))
     }
@@ -313,18 +326,8 @@ impl PlaceChunk<'_> {
             self.log.append(tx, &events).await?;
             tx.ring(BELL);
         }
-        let answers = placed
-            .iter()
-            .map(|n| Ok((&n.candidate.key, answer(n.order.id)?)))
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        idempotency::record(tx.conn(), &answers).await?;
         for n in placed {
             fates.is(n.at, Outcome::Placed(n.assigned));
-        }
-        // Refused requests keep no key: they may come again once their cause is gone.
-        let refused: Vec<&RequestKey> = fates.unkept().map(|at| &self.candidates[at].key).collect();
-        if !refused.is_empty() {
-            idempotency::release(tx.conn(), &refused).await?;
         }
         Ok(())
     }

@@ -49,8 +49,9 @@ pub(crate) struct BeginCall<'a> {
     pub attempt: PaymentId,
     /// The job whose work it is, if it is one's: nothing is begun once its kind is held.
     pub job: Option<&'a Job>,
-    /// True when the provider was asked and has nothing of it, so that the call may be made.
-    pub asked: bool,
+    /// How often it had been called when the provider was asked and had nothing of it, so that the call may be made; none when
+    /// the provider was not asked.
+    pub asked_at: Option<i32>,
 }
 
 impl UseCase for BeginCall<'_> {
@@ -68,7 +69,8 @@ impl UseCase for BeginCall<'_> {
             attempt: at.attempt.clone(),
             currency: at.currency,
         });
-        if !self.asked {
+        // Somebody else may have called since: what was looked at says nothing then.
+        if self.asked_at != Some(at.attempt.calls) {
             return Ok(Turn::Look(call));
         }
         if let Some(job) = self.job {

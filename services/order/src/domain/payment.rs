@@ -36,12 +36,6 @@ keys! { PaymentKind {
 } }
 
 impl PaymentKind {
-    /// Whether money is set aside or taken: not for an order that is cancelled. All else is told as it happens.
-    #[must_use]
-    pub fn takes_money(self) -> bool {
-        matches!(self, PaymentKind::Authorization | PaymentKind::Capture)
-    }
-
     /// Whether it is about a dispute.
     #[must_use]
     pub fn is_dispute(self) -> bool {

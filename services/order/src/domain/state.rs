@@ -93,15 +93,6 @@ pub enum NotHoldable {
     TooMany(u32),
 }
 
-/// A payment cannot be recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotPayable {
-    /// Nothing more is taken for a cancelled order; giving an authorisation back is fine.
-    Cancelled,
-    /// The sums forbid it.
-    Refused(PaymentRefused),
-}
-
 impl State {
     /// An order that was just placed.
     #[must_use]
@@ -222,15 +213,13 @@ impl State {
         self.complete_if_done()
     }
 
-    /// Records a payment; tells whether it completed the order.
+    /// Records a payment; tells whether it completed the order. What was taken for a cancelled order is recorded, too: only
+    /// what is known goes back.
     ///
     /// # Errors
     /// When the payment cannot be; nothing has changed then.
-    pub fn record(&mut self, kind: PaymentKind, amount: i64) -> Result<bool, NotPayable> {
-        if self.status == Status::Cancelled && kind.takes_money() {
-            return Err(NotPayable::Cancelled);
-        }
-        self.money = self.money.record(kind, amount).map_err(NotPayable::Refused)?;
+    pub fn record(&mut self, kind: PaymentKind, amount: i64) -> Result<bool, PaymentRefused> {
+        self.money = self.money.record(kind, amount)?;
         self.payments += 1;
         Ok(self.complete_if_done())
     }
@@ -365,17 +354,19 @@ mod tests {
     }
 
     #[test]
-    fn only_an_authorisation_can_still_be_given_back_after_a_cancellation() {
+    fn what_providers_did_is_recorded_after_a_cancellation_too() {
         let mut state = State::placed(100, 1, at());
         state.record(PaymentKind::Authorization, 100).expect("no limit");
         state.cancel("changed their mind").expect("nothing shipped");
-        assert_eq!(state.record(PaymentKind::Capture, 1), Err(NotPayable::Cancelled));
-        assert_eq!(
-            state.record(PaymentKind::Authorization, 1),
-            Err(NotPayable::Cancelled)
-        );
         assert_eq!(state.record(PaymentKind::Void, 100), Ok(false));
         assert_eq!(state.payment_status(), PaymentStatus::Voided);
+        assert_eq!(state.record(PaymentKind::Authorization, 1), Ok(false));
+        assert_eq!(state.record(PaymentKind::Capture, 100), Ok(false));
+        assert_eq!(
+            state.record(PaymentKind::Capture, 1),
+            Err(PaymentRefused::CaptureExceedsTotal { open: 0 })
+        );
+        assert_eq!((state.status, state.money.captured), (Status::Cancelled, 100));
     }
 
     #[test]

@@ -170,7 +170,8 @@ async fn write(
     Ok(!updated.is_empty())
 }
 
-/// The payment that was recorded from outside under a provider's id, kind and dispute: the order it pays, its id and amount.
+/// The payment that was recorded under a provider's id, kind and dispute, from outside, or for another order than this: the
+/// order it pays, its id and amount.
 ///
 /// # Errors
 ///
@@ -178,6 +179,7 @@ async fn write(
 pub(crate) async fn find_payment(
     conn: &mut PgConnection,
     tenant: Tenant,
+    order: OrderId,
     kind: PaymentKind,
     (provider, provider_payment_id): (&str, &str),
     dispute_id: &str,
@@ -186,7 +188,8 @@ pub(crate) async fn find_payment(
         "SELECT order_id, payment_id, amount_minor
          FROM order_payments
          WHERE merchant_id = $1 AND store_id = $2 AND provider = $3 AND provider_payment_id = $4 AND kind = $5
-           AND dispute_id = $6 AND attempt_id IS NULL",
+           AND dispute_id = $6 AND (attempt_id IS NULL OR order_id <> $7)
+         ORDER BY order_id = $7 DESC LIMIT 1",
     )
     .bind(tenant.merchant.uuid())
     .bind(tenant.store.uuid())
@@ -194,6 +197,7 @@ pub(crate) async fn find_payment(
     .bind(provider_payment_id)
     .bind(kind.as_str())
     .bind(dispute_id)
+    .bind(order.uuid())
     .fetch_optional(conn)
     .await?;
     Ok(row.map(|(order, payment, amount)| (order.into(), payment.into(), amount)))

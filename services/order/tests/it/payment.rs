@@ -91,12 +91,19 @@ async fn what_cannot_be_is_refused_by_name() -> Result<()> {
     record(Authorization, "auth-2", i64::MAX).await?;
     assert_eq!(bad_fields(record(Authorization, "auth-3", 1).await), ["amount"]);
     shop.cancel("c-1", id, "").await?;
-    assert_eq!(
-        refusal(record(Capture, "cap-4", 1).await),
-        precondition("ORDER_CANCELLED")
-    );
     record(Void, "auth-2", i64::MAX).await?;
     assert_eq!(shop.get(id).await?.captured, eur(600));
+    // A provider took it although the order is cancelled: only what is recorded can go back.
+    record(Capture, "cap-4", 400).await?;
+    assert_eq!(
+        refusal(record(Capture, "cap-5", 1).await),
+        precondition("CAPTURE_EXCEEDS_TOTAL")
+    );
+    let cancelled = shop.get(id).await?;
+    assert_eq!(
+        (cancelled.status(), cancelled.captured),
+        (proto::OrderStatus::Cancelled, eur(1000))
+    );
     Ok(())
 }
 

@@ -129,8 +129,8 @@ impl Model {
     /// Takes a payment, if it can be.
     pub(super) fn pay(&mut self, kind: PaymentKind, amount: i64) -> bool {
         let can = match kind {
-            PaymentKind::Authorization => !self.cancelled,
-            PaymentKind::Capture => !self.cancelled && amount <= self.open(),
+            PaymentKind::Authorization => true,
+            PaymentKind::Capture => amount <= self.open(),
             PaymentKind::Void => amount <= self.authorized - self.voided,
             PaymentKind::Failure | PaymentKind::Dispute => true,
             PaymentKind::DisputeWon | PaymentKind::DisputeLost => amount <= self.disputed,
