@@ -3,6 +3,7 @@
 mod changes;
 mod consumers;
 mod customers;
+mod drafts;
 mod events;
 mod history;
 mod imports;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use changes::{AddressArgs, CancelArgs, EditArgs, HoldArgs, HoldReasonArg, ReleaseArgs, UpdateArgs};
 pub use consumers::{ConsumerRef, ConsumersCommand, LetterRef, LettersCommand};
 pub use customers::{CustomerArgs, CustomersCommand};
+pub use drafts::{DraftStatusArg, DraftsCommand};
 pub use events::{EventsCommand, WantedArgs};
 pub use history::{RebuildArgs, TimelineArgs};
 pub use log::{EffectsCommand, FollowerRef, LogCommand};
@@ -77,6 +79,9 @@ pub enum Command {
     /// Import, find, read, export, change, hold, cancel and watch orders.
     #[command(subcommand)]
     Orders(OrdersCommand),
+    /// Make orders that are not complete yet: keep, price, change and place them.
+    #[command(subcommand)]
+    Drafts(DraftsCommand),
     /// Hand out what is held of a customer, or forget the customer.
     #[command(subcommand)]
     Customers(CustomersCommand),
@@ -146,7 +151,8 @@ pub enum Command {
     },
     /// Ask a service whether it serves; for health checks of containers.
     Health {
-        /// Its address, e.g. http://127.0.0.1:7001.
+        /// Its address, e.g. http://127.0.0.1:7001; with a path it is asked over HTTP instead of gRPC, and has to answer
+        /// 200, e.g. http://127.0.0.1:8080/healthz of the edge.
         url: String,
     },
     /// Prepare a machine or a cluster: secrets, tokens, database roles.

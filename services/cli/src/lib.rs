@@ -74,6 +74,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(_) => anyhow::bail!("a service runs in a process of its own: it is started by `main`"),
         Command::Import(args) => commands::import::run(&session()?, &args, json).await,
         Command::Orders(command) => commands::orders::run(&session()?, command, json).await,
+        Command::Drafts(command) => commands::drafts::run(&session()?, command, json).await,
         Command::Customers(command) => commands::customers::run(&session()?, command, json).await,
         Command::Payments(command) => commands::payments::run(&session()?, command, json).await,
         Command::Shipments(command) => commands::shipments::run(&session()?, command, json).await,

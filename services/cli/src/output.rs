@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Write as _};
 use std::sync::LazyLock;
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+};
 use waybill_proto::waybill::r#type::v1::Money;
 
 static POOL: LazyLock<Option<DescriptorPool>> =
@@ -39,6 +41,16 @@ pub fn to_json<M: prost::Message + prost::Name>(message: &M) -> anyhow::Result<s
 /// The same of a message that is known by the name of its type and its bytes.
 pub fn bytes_to_json(type_name: &str, bytes: &[u8]) -> anyhow::Result<serde_json::Value> {
     in_json(&DynamicMessage::decode(descriptor(type_name)?, bytes)?)
+}
+
+/// Reads a message from protobuf JSON. A field that is not known is an error, not passed over.
+pub fn from_json<M: prost::Message + prost::Name + Default>(text: &str) -> anyhow::Result<M> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    let message =
+        DynamicMessage::deserialize_with_options(descriptor(&M::full_name())?, &mut json, &options)?;
+    json.end()?;
+    Ok(message.transcode_to()?)
 }
 
 /// The types and services of the contracts that this program was built with.

@@ -15,6 +15,7 @@ use waybill_proto::waybill::fulfillment::v1::fulfillment_service_client::Fulfill
 use waybill_proto::waybill::jobs::v1::job_service_client::JobServiceClient;
 use waybill_proto::waybill::notification::v1::notification_service_client::NotificationServiceClient;
 use waybill_proto::waybill::order::v1::customer_service_client::CustomerServiceClient;
+use waybill_proto::waybill::order::v1::draft_order_service_client::DraftOrderServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_proto::waybill::order::v1::{GetOrderRequest, Order, get_order_request};
 use waybill_proto::waybill::refund::v1::refund_service_client::RefundServiceClient;
@@ -195,6 +196,11 @@ impl Session {
     /// Client of the order service.
     pub fn orders(&self) -> anyhow::Result<OrderServiceClient<Channel>> {
         Ok(OrderServiceClient::new(self.channel("order")?).max_decoding_message_size(64 << 20))
+    }
+
+    /// Client of the order service, for orders that are being made.
+    pub fn drafts(&self) -> anyhow::Result<DraftOrderServiceClient<Channel>> {
+        Ok(DraftOrderServiceClient::new(self.channel("order")?))
     }
 
     /// Client of the order service, for what concerns customers.

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::CommandFactory as _;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -307,6 +308,54 @@ fn errors_name_the_way_out() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The edge serves HTTP: a path asks for a page of it.
+#[test]
+fn a_page_is_healthy_when_it_is_there() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}/healthz", listener.local_addr()?);
+    let answers = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 503 Service Unavailable\r\n\r\n",
+        // Nothing, for as long as it is waited for.
+        "",
+    ];
+    let server = std::thread::spawn(move || -> std::io::Result<Vec<String>> {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let mut stream = BufReader::new(listener.accept()?.0);
+            let (mut request, mut line) = (String::new(), String::new());
+            while stream.read_line(&mut line)? > 2 {
+                request.push_str(&std::mem::take(&mut line));
+            }
+            stream.get_mut().write_all(answer.as_bytes())?;
+            if answer.is_empty() {
+                stream.read_to_end(&mut Vec::new())?;
+            }
+            asked.push(request);
+        }
+        Ok(asked)
+    });
+    place.said(&["health", &url])?;
+    let away = place.complaint(&["health", &url], 1)?;
+    ensure!(away.contains("503"), "{away}");
+    let silent = place.complaint(&["health", &url], 1)?;
+    ensure!(silent.contains("did not answer within 3 s"), "{silent}");
+    let asked = server.join().map_err(|_| anyhow!("the server panicked"))??;
+    ensure!(
+        asked
+            .iter()
+            .all(|request| request.starts_with("GET /healthz HTTP/1.1\r\n")),
+        "{asked:?}"
+    );
+
+    let gone = place.complaint(&["health", "http://127.0.0.1:1/healthz"], 1)?;
+    ensure!(gone.contains("cannot be reached"), "{gone}");
+    let secure = place.complaint(&["health", "https://127.0.0.1/healthz"], 1)?;
+    ensure!(secure.contains("is not an address like"), "{secure}");
+    Ok(())
+}
+
 #[test]
 fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
     let place = Place::new()?;
@@ -332,6 +381,8 @@ fn a_stack_is_used_and_leaves_nothing_behind() -> anyhow::Result<()> {
         .as_str()
         .context("the address of the order service")?;
     place.said(&["health", order])?;
+    let edge = told("edge").context("the address of the edge")?;
+    place.said(&["health", &format!("{edge}/healthz")])?;
     let imported = place.json(&["orders", "import", SAMPLE])?;
     ensure!(
         imported["placed"] == 32 && imported["payments"] == 32,

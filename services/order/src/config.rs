@@ -18,6 +18,9 @@ use waybill_store::jobs::Limits;
 pub use self::payments::{Calls, Capture, StoreCapture};
 use crate::domain::review::{Rulebook, Rules};
 
+/// The longest time for which a draft can be kept.
+const MAX_DRAFT_KEEP: Duration = Duration::from_secs(3650 * 24 * 3600);
+
 /// Settings of the order service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
@@ -43,6 +46,9 @@ pub struct Config {
     /// Seconds after which an erasure of a customer looks again at the orders that it waits for. Default 1 hour.
     #[serde(with = "seconds")]
     pub erasure_pause: Duration,
+    /// Seconds after its last change at which a draft is forgotten. Default 90 days.
+    #[serde(with = "seconds")]
+    pub draft_keep: Duration,
     /// The payment providers by the name under which payments are recorded. Default none: all payments are captured and
     /// voided by a person, or by whoever records them. So are those of `manual`, of every name that is not configured, and of
     /// `woocommerce`, whose shops have no such call.
@@ -178,6 +184,7 @@ impl Default for Config {
             max_imports: 16,
             holds: Holds::default(),
             erasure_pause: Duration::from_secs(3600),
+            draft_keep: Duration::from_secs(90 * 24 * 3600),
             providers: BTreeMap::new(),
             capture: Capture::default(),
             calls: Calls::default(),
@@ -215,6 +222,15 @@ impl Validate for Config {
                 violations.push(field, "is 0; give 1 or more");
             }
         }
+        violations.require(
+            (Duration::from_secs(1)..=MAX_DRAFT_KEEP).contains(&self.draft_keep),
+            "draft_keep",
+            format!(
+                "is {} s; give 1 s to {} s (ten years)",
+                self.draft_keep.as_secs(),
+                MAX_DRAFT_KEEP.as_secs()
+            ),
+        );
         violations.require(
             !self.erasure_pause.is_zero(),
             "erasure_pause",
@@ -267,7 +283,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\nerasure_pause = 0\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\nerasure_pause = 0\ndraft_keep = 0\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
         );
         for field in [
             "handling_days",
@@ -278,6 +294,7 @@ mod tests {
             "max_exports",
             "max_imports",
             "erasure_pause",
+            "draft_keep",
             "holds.order_value",
             "holds.new_customer_value",
         ] {

@@ -45,6 +45,7 @@ pub(crate) async fn shop() -> Shop {
         log,
         clock: SystemClock::shared(),
         handling_days: 2,
+        draft_keep: std::time::Duration::from_secs(90 * 24 * 3600),
         customers: Customers::new("0123456789abcdef".to_owned().into()),
         rules: Arc::default(),
         capture: Arc::default(),

@@ -9,7 +9,7 @@ mod imports;
 use std::sync::Arc;
 
 use waybill_kernel::check::Violations;
-use waybill_kernel::id::{HoldId, OrderId, PaymentId};
+use waybill_kernel::id::{DraftId, HoldId, OrderId, PaymentId};
 use waybill_kernel::money::{Currency, Money};
 use waybill_store::{RetryClass, StoreError};
 
@@ -79,11 +79,32 @@ pub enum Error {
     /// There is no such order in this store.
     #[error("the store has no such order")]
     OrderNotFound,
+    /// There is no such draft.
+    #[error("the store has no such draft; it was deleted, or nobody changed it for too long")]
+    DraftNotFound,
+    /// The draft has become an order.
+    #[error("draft {draft_id} was placed as order {order_id}; change that, or create another draft")]
+    DraftPlaced {
+        /// The draft.
+        draft_id: DraftId,
+        /// The order.
+        order_id: OrderId,
+    },
+    /// The draft is more than is kept.
+    #[error(
+        "the order takes {bytes} bytes, more than the {most} that a draft may have; split it, or place it at once"
+    )]
+    DraftTooLarge {
+        /// What it takes.
+        bytes: usize,
+        /// What is allowed.
+        most: usize,
+    },
     /// There is no such erasure.
     #[error("the merchant has no such erasure, or it goes over stores that the token does not list")]
     ErasureNotFound,
-    /// The order was changed since the caller read it.
-    #[error("etag is {given:?} but the order's is {current:?}: read the order again")]
+    /// The order, or the draft, was changed since the caller read it.
+    #[error("etag is {given:?} but by now it is {current:?}: read it again")]
     EtagMismatch {
         /// What the caller gave.
         given: String,
@@ -183,8 +204,8 @@ pub enum Error {
         /// The holds that are open.
         open: Vec<HoldId>,
     },
-    /// Nothing more is taken for a cancelled order.
-    #[error("order {order_id} is CANCELLED; only a void can still be recorded")]
+    /// Nothing more is captured for a cancelled order.
+    #[error("order {order_id} is CANCELLED: nothing more is captured for it; void what is authorised")]
     OrderCancelled {
         /// The order.
         order_id: OrderId,
@@ -229,7 +250,8 @@ pub enum Error {
     PaymentInFlight(Box<InFlight>),
     /// Nobody can be called for the payment.
     #[error(
-        "provider {provider:?} of order {order_id} cannot be called for captures and voids: configure it, or do it there and          record it by RecordPayment"
+        "provider {provider:?} of order {order_id} cannot be called for captures and voids: configure it, or do it there and \
+         record it by RecordPayment"
     )]
     ProviderNotCallable {
         /// The order.

@@ -4,14 +4,14 @@
 //!
 //! - `grpc` parses a request, calls a use case and shows what came of it.
 //! - `app` holds the use cases: placing (any number of orders in one transaction), changing, editing, holding,
-//!   cancelling, recording payments, reading, finding, watching, importing, forgetting customers.
+//!   cancelling, recording payments, reading, finding, watching, importing, making drafts, forgetting customers.
 //! - [`domain`] holds the rules, pure: limits, prices and totals, the four facets as state machines.
 //! - [`formats`] reads files of orders as their bytes arrive.
 //! - `workers` calls payment providers, as jobs: intent first, then the call, then what the provider said.
 //! - `store` holds all SQL; the constraints in `migrations/` say once more what must never be.
 //! - `events` tells others what happened; `consumers` takes over what they tell about orders.
 //!
-//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-34, which code and tests cite, are
+//! [`App::build`] connects and wires, [`App::run`] serves. The invariants O-1 to O-35, which code and tests cite, are
 //! numbered in the crate's README.
 
 mod app;
@@ -35,20 +35,19 @@ use waybill_events::FoldOptions;
 use waybill_kernel::time::{self, SystemClock};
 use waybill_payments::Providers;
 use waybill_proto::waybill::order::v1::customer_service_server::CustomerServiceServer;
+use waybill_proto::waybill::order::v1::draft_order_service_server::DraftOrderServiceServer;
 use waybill_proto::waybill::order::v1::order_service_server::OrderServiceServer;
 use waybill_service::{Service, StartError};
 use waybill_store::Db;
 use waybill_store::jobs::JobOptions;
 
-pub use crate::config::{
-    Calls, Capture, Config, Holds, Placing, StoreCapture, StoreHolds,
-};
+pub use crate::config::{Calls, Capture, Config, Holds, Placing, StoreCapture, StoreHolds};
 pub use crate::domain::capture::CapturePolicy;
 pub use crate::error::{Error, ImportError};
 
 use crate::app::{Customers, Eraser, Exports, Imports, Intake, Lookups, Orders, Watch};
 use crate::consumers::OrderFold;
-use crate::grpc::{CustomerGrpc, OrderGrpc};
+use crate::grpc::{CustomerGrpc, DraftGrpc, OrderGrpc};
 use crate::workers::{Cashier, Resolve, Submit, SweepAuthorizations};
 
 /// The service's name: its schema, its role, its stream.
@@ -103,6 +102,7 @@ impl App {
                 log,
                 clock: Arc::clone(&clock),
                 handling_days: config.handling_days,
+                draft_keep: config.draft_keep,
                 customers: Customers::new(customer_key),
                 rules: Arc::new(config.holds.rulebook()),
                 capture: Arc::new(config.capture.rules(&providers)),
@@ -120,6 +120,11 @@ impl App {
                 orders: orders.clone(),
             })
             .max_decoding_message_size(most);
+            let drafts = DraftOrderServiceServer::new(DraftGrpc {
+                orders: orders.clone(),
+            })
+            .max_decoding_message_size(most);
+            let clerk = orders.clone();
             let eraser = Eraser {
                 orders: orders.clone(),
                 pause: config.erasure_pause,
@@ -140,7 +145,9 @@ impl App {
                 .work(Resolve(cashier), jobs)
                 .task("watch", |stop| watch.run(stop))
                 .work(eraser, erasing)
+                .task("drafts", |stop| clerk.forget_old_drafts(stop))
                 .rpc(customers)
+                .rpc(drafts)
                 .rpc(rpcs);
             Ok(App { service })
         })

@@ -135,6 +135,8 @@ typed_ids! {
     StoreId = "store id";
     /// An order.
     OrderId = "order id";
+    /// An order that is being made.
+    DraftId = "draft id";
     /// A line of an order.
     LineId = "line id";
     /// A hold that stops an order.

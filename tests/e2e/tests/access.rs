@@ -18,7 +18,9 @@ use waybill_e2e::raw::{Raw, error_infos};
 use waybill_e2e::shop::Shop;
 use waybill_e2e::wait;
 use waybill_kernel::id::{MerchantId, StoreId};
-use waybill_proto::waybill::order::v1::{OrderStatus, PaymentKind, RecordPaymentRequest, VoidPaymentRequest};
+use waybill_proto::waybill::order::v1::{
+    CreateDraftOrderRequest, OrderStatus, PaymentKind, RecordPaymentRequest, VoidPaymentRequest,
+};
 use waybill_proto::waybill::refund::v1::RefundState;
 use waybill_rpc::auth::{Claims, Issuer, SCOPES};
 use waybill_rpc::fault;
@@ -284,6 +286,7 @@ struct Ours {
     line: String,
     location: String,
     attempt: String,
+    draft: String,
 }
 
 /// A value that makes a request a sound one, for fields that are required and name nothing of anybody.
@@ -340,7 +343,20 @@ impl Ours {
             refund: refund.refund_id,
             location: shop.location_id.clone(),
             attempt,
+            draft: Self::draft(shop).await?,
         })
+    }
+
+    async fn draft(shop: &Shop) -> anyhow::Result<String> {
+        let session = &shop.session;
+        let request = CreateDraftOrderRequest {
+            merchant_id: session.merchant_id.clone(),
+            store_id: session.store_id.clone(),
+            request_id: "draft".to_owned(),
+            order: Some(order("A2", "GBP", vec![line("MUG", 1, money("GBP", 995))])),
+        };
+        let created = session.drafts()?.create_draft_order(request).await?.into_inner();
+        Ok(created.draft.context("a draft")?.draft_id)
     }
 
     /// Asks for the release of an authorisation of the order; whatever the provider says of it, there is an attempt then.
@@ -384,6 +400,7 @@ impl Ours {
                 "line_id" => &self.line,
                 "location_id" => &self.location,
                 "attempt_id" => &self.attempt,
+                "draft_id" => &self.draft,
                 _ => {
                     match sound(&field) {
                         Some(value) => message.set_field(&field, value),
@@ -439,6 +456,7 @@ impl Ours {
             &self.leg,
             &self.notification,
             &self.attempt,
+            &self.draft,
         ];
         let ids = things.into_iter().chain([&self.line, &self.location]);
         let texts = ids.map(String::as_str).chain([EMAIL, NAME, STREET]);

@@ -2,12 +2,10 @@
 //! commands.
 
 use anyhow::{Context as _, ensure};
-use clap::Parser as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
-use waybill_cli::args::Cli;
+use waybill_e2e::console::Console;
 use waybill_e2e::orders::{line, money, order};
-use waybill_e2e::shop::Shop;
 use waybill_e2e::wait;
 use waybill_proto::waybill::analytics::v1::GetSummaryRequest;
 use waybill_proto::waybill::events::v1 as pb;
@@ -17,94 +15,62 @@ use waybill_rpc::client::Channel;
 /// The price that analytics is made unable to digest.
 const BAD: i64 = 4711;
 
-/// A shop, and a person at its console.
-struct Console {
-    shop: Shop,
-    context: std::path::PathBuf,
-    _folder: tempfile::TempDir,
+fn analytics(console: &Console) -> anyhow::Result<ConsumerServiceClient<Channel>> {
+    let operators = console.shop.session.operators(Some("analytics"))?;
+    let (_, operator) = operators.into_iter().next().context("no analytics")?;
+    Ok(operator)
 }
 
-impl Console {
-    async fn open() -> anyhow::Result<Self> {
-        let shop = Shop::open().await?;
-        shop.stock([("MUG", 100)]).await?;
-        let folder = tempfile::tempdir()?;
-        let context = folder.path().join("context.json");
-        shop.stack.context().save(&context)?;
-        Ok(Self {
-            shop,
-            context,
-            _folder: folder,
-        })
-    }
+async fn letters(console: &Console) -> anyhow::Result<Vec<pb::DeadLetter>> {
+    let request = pb::ListDeadLettersRequest {
+        kind: pb::LetterKind::Letter.into(),
+        ..pb::ListDeadLettersRequest::default()
+    };
+    Ok(analytics(console)?
+        .list_dead_letters(request)
+        .await?
+        .into_inner()
+        .letters)
+}
 
-    /// Runs a command as a person would.
-    async fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let context = self.context.to_str().context("a path in UTF-8")?;
-        let arguments = ["waybill", "--context", context]
-            .into_iter()
-            .chain(arguments.iter().copied());
-        waybill_cli::run(Cli::try_parse_from(arguments)?).await
-    }
-
-    fn analytics(&self) -> anyhow::Result<ConsumerServiceClient<Channel>> {
-        let operators = self.shop.session.operators(Some("analytics"))?;
-        let (_, operator) = operators.into_iter().next().context("no analytics")?;
-        Ok(operator)
-    }
-
-    async fn letters(&self) -> anyhow::Result<Vec<pb::DeadLetter>> {
-        let request = pb::ListDeadLettersRequest {
-            kind: pb::LetterKind::Letter.into(),
-            ..pb::ListDeadLettersRequest::default()
+/// Waits until analytics counts so many orders.
+async fn counts(console: &Console, orders: i64) -> anyhow::Result<()> {
+    let session = &console.shop.session;
+    wait::until("the number of orders", || async {
+        let request = GetSummaryRequest {
+            merchant_id: session.merchant_id.clone(),
+            store_id: session.store_id.clone(),
+            period: None,
         };
-        Ok(self
-            .analytics()?
-            .list_dead_letters(request)
-            .await?
-            .into_inner()
-            .letters)
-    }
+        let answer = session.analytics()?.get_summary(request).await?.into_inner();
+        let counted: i64 = answer
+            .currencies
+            .iter()
+            .filter_map(|of| of.orders.as_ref().map(|orders| orders.orders))
+            .sum();
+        Ok((counted == orders).then_some(()))
+    })
+    .await
+}
 
-    /// Waits until analytics counts so many orders.
-    async fn counts(&self, orders: i64) -> anyhow::Result<()> {
-        let session = &self.shop.session;
-        wait::until("the number of orders", || async {
-            let request = GetSummaryRequest {
-                merchant_id: session.merchant_id.clone(),
-                store_id: session.store_id.clone(),
-                period: None,
-            };
-            let answer = session.analytics()?.get_summary(request).await?.into_inner();
-            let counted: i64 = answer
-                .currencies
-                .iter()
-                .filter_map(|of| of.orders.as_ref().map(|orders| orders.orders))
-                .sum();
-            Ok((counted == orders).then_some(()))
-        })
-        .await
-    }
-
-    async fn database(&self) -> anyhow::Result<PgConnection> {
-        let url = self.shop.stack.embedded().postgres().admin_url();
-        let options: PgConnectOptions = url.parse()?;
-        Ok(PgConnection::connect_with(&options.database("waybill")).await?)
-    }
+async fn database(console: &Console) -> anyhow::Result<PgConnection> {
+    let url = console.shop.stack.embedded().postgres().admin_url();
+    let options: PgConnectOptions = url.parse()?;
+    Ok(PgConnection::connect_with(&options.database("waybill")).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_event_in_a_service_is_repaired_from_the_console() -> anyhow::Result<()> {
     let console = Console::open().await?;
     let shop = &console.shop;
-    let mut database = console.database().await?;
+    let mut database = database(&console).await?;
     sqlx::query("ALTER TABLE analytics.order_facts ADD CONSTRAINT indigestible CHECK (gross_minor <> 4711)")
         .execute(&mut database)
         .await?;
     let sick = shop
         .place(order("S1", "GBP", vec![line("MUG", 1, money("GBP", BAD))]))
         .await?;
-    let letter = wait::until("the letter", || async { Ok(console.letters().await?.pop()) }).await?;
+    let letter = wait::until("the letter", || async { Ok(letters(&console).await?.pop()) }).await?;
     ensure!(
         letter.key == sick.order_id && letter.reason.contains("indigestible"),
         "{letter:?}"
@@ -112,7 +78,7 @@ async fn a_poison_event_in_a_service_is_repaired_from_the_console() -> anyhow::R
     // Another order is counted, and the sick one goes on everywhere else.
     shop.place(order("H1", "GBP", vec![line("MUG", 1, money("GBP", 995))]))
         .await?;
-    console.counts(1).await?;
+    counts(&console, 1).await?;
     shop.ship(&shop.capture(&sick).await?).await?;
 
     // The person looks, tries in vain, has the cause repaired, tries again.
@@ -138,8 +104,8 @@ async fn a_poison_event_in_a_service_is_repaired_from_the_console() -> anyhow::R
             "repaired",
         ])
         .await?;
-    console.counts(2).await?;
-    ensure!(console.letters().await?.is_empty(), "a letter is left");
+    counts(&console, 2).await?;
+    ensure!(letters(&console).await?.is_empty(), "a letter is left");
 
     // A pause keeps events in the logs.
     console
@@ -148,8 +114,7 @@ async fn a_poison_event_in_a_service_is_repaired_from_the_console() -> anyhow::R
     shop.place(order("H2", "GBP", vec![line("MUG", 1, money("GBP", 995))]))
         .await?;
     wait::until("what lies before the paused consumer", || async {
-        let answer = console
-            .analytics()?
+        let answer = analytics(&console)?
             .list_consumers(pb::ListConsumersRequest::default())
             .await?
             .into_inner();
@@ -161,11 +126,10 @@ async fn a_poison_event_in_a_service_is_repaired_from_the_console() -> anyhow::R
     })
     .await?;
     console.run(&["consumers", "resume", "analytics"]).await?;
-    console.counts(3).await?;
+    counts(&console, 3).await?;
 
     let request = pb::ListConsumerActionsRequest::default();
-    let actions = console
-        .analytics()?
+    let actions = analytics(&console)?
         .list_consumer_actions(request)
         .await?
         .into_inner()

@@ -10,7 +10,8 @@ pub enum CustomersCommand {
     /// Hand out everything that all services have of a customer, a line of JSON each.
     ///
     /// First of each order the order itself with contact and pseudonym, then what the other services have of it: timeline,
-    /// shipments with what carriers said, returns, refunds, notifications. An export that broke names the cursor to go on
+    /// shipments with what carriers said, returns, refunds, notifications. Orders that are being made come
+    /// before all that. An export that broke names the cursor to go on
     /// from.
     Export {
         /// Who.

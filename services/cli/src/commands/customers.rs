@@ -127,8 +127,15 @@ async fn export(
                 .into_inner();
             while let Some(step) = steps.next().await {
                 let step = step?;
-                let order = step.order.context("a step without an order")?;
-                let lines = held(session, &order, &step.customer_key).await?;
+                let lines = match (step.order, step.draft) {
+                    (Some(order), _) => held(session, &order, &step.customer_key).await?,
+                    (None, Some(draft)) => {
+                        let mut lines = Lines(String::new());
+                        lines.add("draft", &output::to_json(&draft)?);
+                        lines.0
+                    }
+                    (None, None) => anyhow::bail!("a step with neither an order nor a draft"),
+                };
                 // All of an order or nothing: an export that is taken up again begins with the next one.
                 out.write_all(lines.as_bytes())?;
                 out.flush()?;
@@ -137,7 +144,9 @@ async fn export(
             }
             anyhow::Ok(())
         };
-        let Err(error) = outcome.await else { return Ok(()) };
+        let Err(error) = Box::pin(outcome).await else {
+            return Ok(());
+        };
         broken += 1;
         let again = error.downcast_ref::<tonic::Status>().is_some_and(|status| {
             matches!(

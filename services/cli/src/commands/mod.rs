@@ -4,6 +4,7 @@ pub mod analytics;
 mod changes;
 pub mod consumers;
 pub mod customers;
+pub mod drafts;
 mod edit;
 pub mod events;
 pub mod find;
@@ -23,6 +24,12 @@ pub mod setup;
 pub mod shipments;
 pub mod trace;
 
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tonic::transport::Uri;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -36,7 +43,7 @@ pub async fn mail_sink(listen: std::net::SocketAddr) -> anyhow::Result<()> {
     let print = async {
         loop {
             // A day is as good as for ever: the wait only ends early when there is a mail.
-            let day = std::time::Duration::from_secs(86_400);
+            let day = Duration::from_secs(86_400);
             let fresh = sink.wait("a mail", day, |mails| {
                 mails
                     .get(printed..)
@@ -58,11 +65,20 @@ pub async fn mail_sink(listen: std::net::SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// Asks a service for its health; an error unless it serves.
+/// How long a service may take to tell its health.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks a service for its health; an error unless it serves. An address with a path is that of a page: it is asked over HTTP.
 pub async fn health(url: &str) -> anyhow::Result<()> {
+    let page = url.parse::<Uri>().ok().filter(|uri| uri.path().len() > 1);
+    if let Some(page) = page {
+        return tokio::time::timeout(HEALTH_PATIENCE, page_is_there(&page))
+            .await
+            .with_context(|| format!("{url} did not answer within {} s", HEALTH_PATIENCE.as_secs()))?;
+    }
     let channel = tonic::transport::Endpoint::from_shared(url.to_owned())
         .map_err(|_| anyhow::anyhow!("{url:?} is not an address like http://127.0.0.1:7001"))?
-        .timeout(std::time::Duration::from_secs(3))
+        .timeout(HEALTH_PATIENCE)
         .connect()
         .await?;
     let answer = HealthClient::new(channel)
@@ -73,6 +89,28 @@ pub async fn health(url: &str) -> anyhow::Result<()> {
         ServingStatus::Serving => Ok(()),
         status => anyhow::bail!("{url} is {}", status.as_str_name()),
     }
+}
+
+/// Asks for a page over HTTP and reads the status alone; an error unless it is 200.
+async fn page_is_there(page: &Uri) -> anyhow::Result<()> {
+    let (Some("http"), Some(server)) = (page.scheme_str(), page.authority()) else {
+        anyhow::bail!("{page} is not an address like http://127.0.0.1:8080/healthz");
+    };
+    let host = server.host().trim_matches(['[', ']']);
+    let mut stream = TcpStream::connect((host, server.port_u16().unwrap_or(80)))
+        .await
+        .with_context(|| format!("{server} cannot be reached"))?;
+    let path = page.path();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut status = String::new();
+    BufReader::new(stream.take(1024)).read_line(&mut status).await?;
+    let status = status.trim_end();
+    anyhow::ensure!(
+        status.split(' ').nth(1) == Some("200"),
+        "{page} answered {status:?}"
+    );
+    Ok(())
 }
 
 /// A fresh request id: operator commands are not repeated by themselves, so each call is a call of its own.

@@ -7,6 +7,7 @@ mod attempt;
 mod cancel;
 mod cancel_lines;
 mod customer_data;
+mod drafts;
 mod edit;
 mod find;
 mod hold;
@@ -23,6 +24,7 @@ mod watch;
 mod word;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use waybill_events::Log;
@@ -33,7 +35,8 @@ use waybill_store::{Db, StoreError};
 pub(crate) use self::attempt::{NewAttempt, Sweep, SweepOrder, Swept, Wish};
 pub(crate) use self::cancel::Cancel;
 pub(crate) use self::cancel_lines::CancelUnits;
-pub(crate) use self::customer_data::{CustomerExport, Held};
+pub(crate) use self::customer_data::{CustomerExport, Held, Thing};
+pub(crate) use self::drafts::{Handed, ThisDraft};
 pub(crate) use self::edit::{NewEdit, Preview, refusal as edit_refusal};
 pub(crate) use self::find::{Export, Exported, Exports, Query};
 pub(crate) use self::hold::{NewHold, NewRelease};
@@ -66,6 +69,7 @@ pub(crate) struct Orders {
     pub(crate) log: Log,
     pub(crate) clock: time::Shared,
     pub(crate) handling_days: u16,
+    pub(crate) draft_keep: Duration,
     pub(crate) customers: Customers,
     pub(crate) rules: Arc<Rulebook>,
     pub(crate) capture: Arc<CaptureRules>,

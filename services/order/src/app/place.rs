@@ -138,33 +138,9 @@ impl Orders {
         tenant: Tenant,
         draft: Draft,
     ) -> Result<Candidate, Error> {
-        let now = self.clock.now();
-        let mut conditions = Conditions {
-            now,
-            handling_time: TimeDelta::days(i64::from(self.handling_days)),
-            line_ids: &mut LineId::generate,
-        };
-        let attributes = draft.attributes.clone();
-        let (terms, contact) = freeze(draft, &mut conditions)?;
-        let to_ship = terms.units_to_ship(PLACED);
-        let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
-        let mut state = State::placed(terms.totals.total, to_ship, now);
-        let holds = self.holds(tenant, &terms, &contact, &mut state);
+        let (order, customer_key) = self.as_it_would_be(tenant, draft)?;
         let stops_new_customer =
-            self.rules.of(tenant).stops_new_customer(&terms) && state.clone().hold().is_ok();
-        let order = Order {
-            id: OrderId::generate(),
-            tenant,
-            state,
-            terms,
-            contact: Some(contact),
-            attributes,
-            payments: Vec::new(),
-            holds,
-            cancellations: Vec::new(),
-            edits: Vec::new(),
-            attempts: Vec::new(),
-        };
+            self.rules.of(tenant).stops_new_customer(&order.terms) && order.state.clone().hold().is_ok();
         let event = events::placed(&order, &customer_key);
         let bytes = event.encoded_len() + NUMBER_BYTES;
         if bytes > MAX_PAYLOAD_BYTES {
@@ -186,6 +162,40 @@ impl Orders {
 }
 
 impl Orders {
+    /// The order that a draft would be if it were placed now, with the pseudonym of its customer.
+    ///
+    /// # Errors
+    ///
+    /// When anything about the draft is wrong.
+    pub(super) fn as_it_would_be(&self, tenant: Tenant, draft: Draft) -> Result<(Order, String), Error> {
+        let now = self.clock.now();
+        let mut conditions = Conditions {
+            now,
+            handling_time: TimeDelta::days(i64::from(self.handling_days)),
+            line_ids: &mut LineId::generate,
+        };
+        let attributes = draft.attributes.clone();
+        let (terms, contact) = freeze(draft, &mut conditions)?;
+        let to_ship = terms.units_to_ship(PLACED);
+        let customer_key = self.customers.pseudonym(tenant.merchant, &contact);
+        let mut state = State::placed(terms.totals.total, to_ship, now);
+        let holds = self.holds(tenant, &terms, &contact, &mut state);
+        let order = Order {
+            id: OrderId::generate(),
+            tenant,
+            state,
+            terms,
+            contact: Some(contact),
+            attributes,
+            payments: Vec::new(),
+            holds,
+            cancellations: Vec::new(),
+            edits: Vec::new(),
+            attempts: Vec::new(),
+        };
+        Ok((order, customer_key))
+    }
+
     /// The holds that the store's rules put an order on. What is at its end at once, a free download, is not held.
     fn holds(&self, tenant: Tenant, terms: &Terms, contact: &Contact, state: &mut State) -> Vec<Hold> {
         let found = self.rules.of(tenant).review(terms, contact);
@@ -409,6 +419,11 @@ fn answer(order: OrderId) -> Result<String, StoreError> {
     serde_json::to_string(&order).map_err(StoreError::other)
 }
 
+/// The order in an answer that was kept.
+pub(super) fn answered(answer: &str) -> Result<OrderId, StoreError> {
+    serde_json::from_str(answer).map_err(StoreError::decode)
+}
+
 fn tell(
     at: usize,
     candidate: &Candidate,
@@ -486,9 +501,7 @@ impl<'a> Fates<'a> {
                     fresh.push((at, *sources.entry(candidate.source()).or_insert(at)));
                     None
                 }
-                Claim::Replay(answer) => Some(Outcome::Before(
-                    serde_json::from_str(answer).map_err(StoreError::decode)?,
-                )),
+                Claim::Replay(answer) => Some(Outcome::Before(answered(answer)?)),
                 Claim::Reused => Some(Outcome::Refused(Error::RequestIdReused)),
                 Claim::SameAs(_) => None,
             });

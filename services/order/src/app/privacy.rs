@@ -1,6 +1,6 @@
 //! Forgetting a customer, in steps of one short transaction each.
 //!
-//! 1. The call begins an *erasure* under its request key and looks for the customer's orders, slice by slice, before it
+//! 1. The call begins an *erasure* under its request key, forgets the customer's drafts, and looks for the customer's orders, slice by slice, before it
 //!    answers (O-33). Whom it is about is known to the call alone: what is stored are ids. A call that breaks goes on where
 //!    it was when it is repeated.
 //! 2. A *job* erases slice by slice what may be erased, and comes back for the rest until nothing is left. It begins in the
@@ -25,7 +25,7 @@ use crate::domain::order::Tenant;
 use crate::domain::privacy::{Erasure, Person, Wait, waits_for};
 use crate::error::Error;
 use crate::events::{self, About, Told};
-use crate::store::{customers, privacy, timeline, track};
+use crate::store::{customers, drafts, privacy, timeline, track};
 
 /// The kind of the jobs that erase.
 const ERASE: &str = "order.erase_customer";
@@ -33,7 +33,7 @@ const ERASE: &str = "order.erase_customer";
 /// Orders that are found in one transaction. Writing their ids is cheap.
 const FOUND_AT_ONCE: i64 = 5_000;
 
-/// Orders that are erased in one transaction: each is some rows, a timeline entry and an event.
+/// Orders, or drafts, that are erased in one transaction: each order is some rows, a timeline entry and an event.
 const ERASED_AT_ONCE: i64 = 200;
 
 /// What a job that erases is told.
@@ -62,6 +62,12 @@ impl Orders {
             whose: &whose,
         };
         let erasure = self.db.run_once(key, &begin).await?;
+        // Before orders are looked for: a draft that is placed meanwhile is found as one.
+        let forget = ForgetDrafts {
+            whose: &whose,
+            person: &person,
+        };
+        while self.db.run(&forget).await? {}
         let collect = Collect {
             orders: self,
             merchant: whose.merchant,
@@ -128,6 +134,30 @@ impl UseCase for Begin<'_> {
         let now = self.orders.clock.now();
         privacy::begin(tx.conn(), self.whose.merchant, id, stores, now).await?;
         Ok(id)
+    }
+}
+
+/// Forgets the next drafts of the customer: nothing needs them. Answers whether there may be more.
+struct ForgetDrafts<'a> {
+    whose: &'a Whose,
+    person: &'a Person,
+}
+
+impl UseCase for ForgetDrafts<'_> {
+    type Output = bool;
+    type Error = Error;
+
+    async fn run(&self, tx: &mut Tx) -> Result<bool, Error> {
+        let Whose { merchant, stores, .. } = self.whose;
+        let gone = drafts::forget(
+            tx.conn(),
+            *merchant,
+            stores.as_deref(),
+            self.person,
+            ERASED_AT_ONCE,
+        )
+        .await?;
+        Ok(i64::try_from(gone).is_ok_and(|gone| gone >= ERASED_AT_ONCE))
     }
 }
 

@@ -1,4 +1,4 @@
-//! An order as a caller hands it in: well formed, but not yet believed.
+//! An order as a caller hands it in: well formed, but not yet believed; and one that is kept until it is complete (O-35).
 //!
 //! Every amount carries the currency it was given in; that they agree is checked in [`super::pricing`]. Texts are as
 //! long as the caller made them; that is checked in [`super::limits`].
@@ -6,9 +6,14 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use waybill_kernel::check::Violations;
+use waybill_kernel::id::{DraftId, OrderId};
 use waybill_kernel::money::{Currency, Money};
 
-use super::order::{Contact, Discount, Source, TaxLine};
+use super::order::{Contact, Discount, Order, Source, TaxLine, Tenant, Totals};
+
+/// The system that orders come from which were drafts and say nothing else.
+pub const DRAFT_SYSTEM: &str = "draft";
 
 /// An order as a caller hands it in.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,4 +105,59 @@ pub struct ClaimedTotals {
     pub tax: Option<Money>,
     /// What the customer pays. Required.
     pub total: Option<Money>,
+}
+
+impl Draft {
+    /// Takes the sums for the total where none is claimed: who asks what an order costs cannot know it yet.
+    pub fn ask_total(&mut self, sums: &Totals) {
+        let total = Money::new(self.currency, sums.total);
+        self.totals.total.get_or_insert(total);
+    }
+}
+
+/// What an order would be if it were placed now.
+#[derive(Debug, Clone)]
+pub struct Quote {
+    /// What the customer would pay; none while an amount is wrong.
+    pub total: Option<Money>,
+    /// The order; none while there are faults.
+    pub order: Option<Order>,
+    /// What keeps it from being placed.
+    pub faults: Violations,
+}
+
+/// An order that is being made, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDraft {
+    /// Its id.
+    pub id: DraftId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Counts its changes, from 1.
+    pub version: i64,
+    /// Where it stands.
+    pub stage: Stage,
+    /// What the customer would pay, as it was when it was changed last.
+    pub total: Option<Money>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it was changed last, or placed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl KeptDraft {
+    /// Names the version.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        self.version.to_string()
+    }
+}
+
+/// Where a draft stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It may be changed, placed and deleted. What was handed in stands here as it came; lists leave it out.
+    Open(Vec<u8>),
+    /// It has become this order.
+    Placed(OrderId),
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it decides |
 //! | --- | --- |
-//! | [`draft`] | what a caller hands in |
+//! | [`draft`] | what a caller hands in, and what is kept until it is complete |
 //! | [`limits`] | how long, how many, which letters |
 //! | [`pricing`] | what every line costs, and whether the caller's totals are right |
 //! | [`presentment`] | whether what the customer saw in another currency is sound |

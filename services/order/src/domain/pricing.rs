@@ -77,6 +77,18 @@ pub fn price(draft: &Draft, v: &mut Violations) -> Result<Priced, PricingFault> 
     }
 }
 
+/// The sums of a draft as far as its amounts are right, whatever else is missing, and whatever it claims.
+#[must_use]
+pub fn sums(draft: &Draft) -> Option<Totals> {
+    let mut v = Violations::new();
+    let pricing = Pricing {
+        currency: draft.currency,
+        inclusive: draft.prices_include_tax,
+    };
+    let priced = pricing.order(draft, &mut v)?;
+    v.is_empty().then_some(priced.totals)
+}
+
 /// Prices a line that is added to an order: by its own discounts and taxes, without a share of the order's discounts. Faults
 /// are noted by field; there is no price then.
 pub fn price_added(

@@ -16,12 +16,14 @@ impl Fault for Error {
             Error::Invalid(_)
             | Error::TotalsMismatch(_)
             | Error::OrderTooLarge { .. }
+            | Error::DraftTooLarge { .. }
             | Error::BatchTooLarge { .. }
             | Error::AnswerTooLarge { .. }
             | Error::RequestIdReused => Code::InvalidArgument,
             Error::OrderExists { .. } | Error::NumberTaken { .. } => Code::AlreadyExists,
             Error::OrderNotFound
             | Error::ErasureNotFound
+            | Error::DraftNotFound
             | Error::PaymentNotFound
             | Error::AttemptNotFound => Code::NotFound,
             Error::EtagMismatch { .. } => Code::Aborted,
@@ -29,6 +31,7 @@ impl Fault for Error {
             | Error::UnitsNotCancellable { .. }
             | Error::NotEditable { .. }
             | Error::EditRefused { .. }
+            | Error::DraftPlaced { .. }
             | Error::AddressNotChangeable { .. }
             | Error::ContactErased { .. }
             | Error::NotHoldable { .. }
@@ -68,6 +71,9 @@ impl Fault for Error {
             Error::NumberTaken { .. } => "NUMBER_TAKEN",
             Error::OrderNotFound => "ORDER_NOT_FOUND",
             Error::ErasureNotFound => "ERASURE_NOT_FOUND",
+            Error::DraftNotFound => "DRAFT_NOT_FOUND",
+            Error::DraftPlaced { .. } => "DRAFT_PLACED",
+            Error::DraftTooLarge { .. } => "DRAFT_TOO_LARGE",
             Error::EtagMismatch { .. } => "ETAG_MISMATCH",
             Error::NotCancellable { .. } => "ORDER_NOT_CANCELLABLE",
             Error::UnitsNotCancellable { .. } => "UNITS_NOT_CANCELLABLE",
@@ -125,6 +131,9 @@ impl Fault for Error {
         if let Error::Import(error) = self {
             return error.precondition();
         }
+        if let Error::DraftPlaced { draft_id, .. } = self {
+            return Some(("DRAFT_STATUS".to_owned(), draft_id.to_string(), self.to_string()));
+        }
         let (kind, order_id) = match self {
             Error::NotCancellable { order_id, .. }
             | Error::AddressNotChangeable { order_id, .. }
@@ -180,6 +189,10 @@ impl Fault for Error {
             | Error::HoldNotOpen { order_id, status, .. } => vec![
                 ("order_id".to_owned(), order_id.to_string()),
                 ("status".to_owned(), status.as_str().to_owned()),
+            ],
+            Error::DraftPlaced { draft_id, order_id } => vec![
+                ("draft_id".to_owned(), draft_id.to_string()),
+                ("order_id".to_owned(), order_id.to_string()),
             ],
             Error::EtagMismatch { current, .. } => vec![("etag".to_owned(), current.clone())],
             Error::VersionNotReached { order_id, version } => vec![

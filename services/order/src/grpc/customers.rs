@@ -13,8 +13,8 @@ use waybill_rpc::auth::{Caller, StoreScope};
 use waybill_rpc::convert::{self, to_timestamp};
 use waybill_rpc::fault::to_status;
 
-use super::{Answer, answer, parse, view};
-use crate::app::{CustomerExport, Held, Orders, Whose};
+use super::{Answer, answer, drafts, parse, view};
+use crate::app::{CustomerExport, Held, Orders, Thing, Whose};
 use crate::domain::limits;
 use crate::domain::privacy::{Erasure, Person, Progress, Wait};
 use crate::error::Error;
@@ -155,10 +155,19 @@ fn whose(
 }
 
 fn handed_out(held: Held) -> proto::ExportCustomerDataResponse {
-    proto::ExportCustomerDataResponse {
-        cursor: held.cursor,
-        order: Some(view::order(held.order)),
-        customer_key: held.customer_key,
+    let cursor = held.cursor;
+    match held.thing {
+        Thing::Order(order, customer_key) => proto::ExportCustomerDataResponse {
+            cursor,
+            order: Some(view::order(*order)),
+            customer_key,
+            draft: None,
+        },
+        Thing::Draft(draft) => proto::ExportCustomerDataResponse {
+            cursor,
+            draft: Some(drafts::as_handed_in(draft)),
+            ..proto::ExportCustomerDataResponse::default()
+        },
     }
 }
 

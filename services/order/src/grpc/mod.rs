@@ -4,6 +4,7 @@ mod batch;
 mod capture;
 mod change;
 mod customers;
+mod drafts;
 mod edit;
 mod find;
 mod import;
@@ -26,6 +27,7 @@ use waybill_rpc::convert;
 use waybill_rpc::fault::to_status;
 
 pub(crate) use self::customers::CustomerGrpc;
+pub(crate) use self::drafts::DraftGrpc;
 use crate::app::{Candidate, Follower, MAX_BATCH_GET, Orders, Outcome, Start};
 use crate::domain::order::{Order, Tenant};
 use crate::error::Error;

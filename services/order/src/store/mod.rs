@@ -11,6 +11,7 @@ mod columns;
 mod conditions;
 pub(crate) mod customers;
 pub(crate) mod details;
+pub(crate) mod drafts;
 pub(crate) mod edits;
 pub(crate) mod find;
 pub(crate) mod history;

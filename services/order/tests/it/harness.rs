@@ -13,6 +13,7 @@ use waybill_kernel::time::FakeClock;
 use waybill_order::{App, Config, Deps};
 use waybill_payments::Providers;
 use waybill_proto::waybill::order::v1::customer_service_client::CustomerServiceClient;
+use waybill_proto::waybill::order::v1::draft_order_service_client::DraftOrderServiceClient;
 use waybill_proto::waybill::order::v1::order_service_client::OrderServiceClient;
 use waybill_rpc::client::{self, Channel, TokenSource};
 use waybill_service::StartError;
@@ -31,6 +32,8 @@ pub(crate) const PEERS_AWAY: [(&str, &str); 3] = [
 ];
 
 pub(crate) type Client = OrderServiceClient<Channel>;
+
+pub(crate) type Drafts = DraftOrderServiceClient<Channel>;
 
 pub(crate) type Customers = CustomerServiceClient<Channel>;
 
@@ -175,6 +178,18 @@ impl Service {
         )
     }
 
+    /// A client for the drafts of a shop.
+    pub(crate) fn drafts(&self, shop: &Shop) -> Drafts {
+        self.drafts_at(&self.url, shop)
+    }
+
+    fn drafts_at(&self, url: &str, shop: &Shop) -> Drafts {
+        let scopes = ["orders:read", "orders:write"];
+        let token = self.auth.source(shop.merchant, &[shop.store], &scopes);
+        let channel = client::connect(url, token, "test").expect("our own address");
+        DraftOrderServiceClient::new(channel)
+    }
+
     /// A client for the customers of a merchant, for these stores; for all when none is named.
     pub(crate) fn customers_of(&self, merchant: MerchantId, stores: &[StoreId]) -> Customers {
         let scopes = ["customers:read", "customers:erase"];
@@ -231,6 +246,13 @@ impl Replica {
             &self.url,
             service.auth.source(shop.merchant, &[shop.store], &scopes),
         )
+    }
+}
+
+impl Replica {
+    /// A client of it for the drafts of a shop of the first.
+    pub(crate) fn drafts(&self, service: &Service, shop: &Shop) -> Drafts {
+        service.drafts_at(&self.url, shop)
     }
 }
 

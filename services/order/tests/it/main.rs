@@ -7,6 +7,7 @@ mod capture;
 mod capture_races;
 mod customers;
 mod disputes;
+mod drafts;
 mod edit;
 mod edit_races;
 mod export;

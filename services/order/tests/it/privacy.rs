@@ -23,7 +23,7 @@ use crate::many;
 use crate::shop::{Shop, order, refusal};
 
 /// What a test looks for when nothing may be left.
-const PERSONAL: [&str; 5] = [
+pub(crate) const PERSONAL: [&str; 5] = [
     "jo@example.org",
     "Jo Doe",
     "Long Street",
@@ -93,7 +93,7 @@ async fn reaches(
 }
 
 /// Every text of every row of the schema, and every event, in which a text stands: as `table`.
-async fn tables_with(tables: &mut PgConnection, text: &str) -> Result<Vec<String>> {
+pub(crate) async fn tables_with(tables: &mut PgConnection, text: &str) -> Result<Vec<String>> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'order' AND c.relkind = 'r' ORDER BY 1",
