@@ -8,7 +8,7 @@ use waybill_store::{Tx, UseCase};
 
 use super::{Aftermath, Core, NewRefund, book_entries, create, frozen_policy, seen};
 use crate::domain::book::{Book, LineKind, Tenant};
-use crate::domain::compose;
+use crate::domain::compose::{self, Plan};
 use crate::domain::decision::{self, LineDecision, Quote, Wish};
 use crate::domain::facts::Fact;
 use crate::domain::journal::{self, Entry};
@@ -152,11 +152,22 @@ pub(super) async fn pay_on_approval(
     if policy.refund_timing != RefundTiming::OnApproval {
         return Ok(());
     }
+    // What is worth nothing may be paid for until the goods are back: that is decided then, and booked once.
+    if worth(loaded, policy, approved)?.amount == 0 {
+        return Ok(());
+    }
     pay(core, tx, loaded, policy, approved, aftermath).await?;
     if approved.refund_id.is_some() {
         approved.version = store::returns::update(tx.conn(), approved).await?;
     }
     Ok(())
+}
+
+/// What goes back for a return, as the order stands.
+fn worth(loaded: &Loaded, policy: &Policy, of: &Return) -> Result<Plan, Error> {
+    Ok(compose::for_return(&loaded.book, policy, &of.quote, |line_id| {
+        of.counts(line_id)
+    })?)
 }
 
 /// Creates the refund of a return for what counts of it, and hands its units over. A return that is worth nothing, or that was never paid, has no
@@ -169,7 +180,7 @@ pub(super) async fn pay(
     of: &mut Return,
     aftermath: &mut Aftermath,
 ) -> Result<(), Error> {
-    let plan = compose::for_return(&loaded.book, policy, &of.quote, |line_id| of.counts(line_id))?;
+    let plan = worth(loaded, policy, of)?;
     let paid_lines: Vec<_> = plan.components.iter().filter_map(|part| part.line_id).collect();
     if plan.amount == 0 {
         let posting = journal::refund_accrued(&plan.components);

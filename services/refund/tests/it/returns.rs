@@ -164,6 +164,48 @@ async fn a_policy_may_pay_before_the_goods_are_back() -> Result<()> {
     bench.audit(&order).await
 }
 
+/// What nobody had paid for when its return was approved is decided about when the goods are back.
+#[tokio::test]
+async fn a_return_of_what_is_not_paid_yet_waits_for_its_goods() -> Result<()> {
+    for paid_meanwhile in [false, true] {
+        let bench = Bench::start().await?;
+        bench
+            .publish(Policy {
+                refund_timing: RefundTiming::OnApproval,
+                ..policy()
+            })
+            .await?;
+        let (mut order, placed) = bench.placed(&[(1, 1_000, &[])], &[]);
+        let captured = bench.capture(&mut order, "sandbox", 1_000)?;
+        let mut events = vec![placed];
+        events.extend(bench.shipment(order.order_id, &[(order.lines[0], 1)], bench.clock.now()));
+        bench.fold(&events).await?;
+        let approved = request(&bench, &order, vec![wish(&order, 0, 1, ReturnReason::Damaged)]).await?;
+        assert_eq!(
+            (approved.state, approved.refund_id),
+            (ReturnState::Approved, None)
+        );
+        if paid_meanwhile {
+            bench.fold(std::slice::from_ref(&captured)).await?;
+        }
+        let received = receive(&bench, &approved, vec![]).await?;
+        match received.refund_id {
+            Some(refund_id) => {
+                let refund = bench.get(refund_id).await?;
+                assert_eq!((paid_meanwhile, refund.amount), (true, 1_000));
+                bench.submit(&refund, 0).await?;
+                assert_eq!(bench.state(&refund).await?, RefundState::Succeeded);
+            }
+            None => assert_eq!((paid_meanwhile, received.state), (false, ReturnState::Completed)),
+        }
+        if !paid_meanwhile {
+            bench.fold(&[captured]).await?;
+        }
+        bench.audit(&order).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_declined_return_lets_its_units_go() -> Result<()> {
     let bench = Bench::start().await?;
