@@ -398,8 +398,7 @@ impl Relay {
                 acknowledged = window.next(), if !window.is_empty() => self.note(&acknowledged?),
                 () = lead.lost.cancelled() => return Err(Stop::LostLead),
                 _ = link.changed() => return Err(Stop::Again("the connection to NATS changed".to_owned())),
-                // While rows wait for the watermark, commits behind it change nothing: the pace alone says when to look.
-                () = bell.notified(), if pace.waiting_since.is_none() => return Ok(()),
+                () = bell.notified() => return Ok(()),
                 () = tokio::time::sleep_until(look) => break,
             }
         }
