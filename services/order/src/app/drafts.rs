@@ -13,7 +13,7 @@ use waybill_kernel::id::DraftId;
 use waybill_kernel::money::Money;
 use waybill_kernel::page::PageToken;
 use waybill_store::idempotency::{self, Claim};
-use waybill_store::{RequestKey, StoreError, Tx, UseCase};
+use waybill_store::{RequestKey, RetryCause, StoreError, Tx, UseCase};
 
 use super::Orders;
 use super::place::{Candidate, Outcome, PlaceChunk, answered};
@@ -248,7 +248,8 @@ impl Orders {
             Outcome::Before(order) => self.get_as_placed(this.tenant, order).await,
             Outcome::Exists(order_id, number) => Err(Error::OrderExists { order_id, number }),
             Outcome::Refused(error) => Err(error),
-            Outcome::Later => Err(undecided()),
+            // Whatever stood in the way is gone: the same call again decides.
+            Outcome::Later => Err(StoreError::Retry(RetryCause::Serialization).into()),
         }
     }
 }
@@ -391,10 +392,22 @@ impl Orders {
         Ok(())
     }
 
+    /// How long after its last change a draft is kept.
+    pub(crate) fn kept_for(&self, stage: &Stage) -> Duration {
+        match stage {
+            Stage::Open(_) => self.draft_keep,
+            Stage::Placed(_) => self.placed_kept_for(),
+        }
+    }
+
+    /// A placed one names nobody, and is known as long as its placement may be asked for again.
+    fn placed_kept_for(&self) -> Duration {
+        self.draft_keep.max(idempotency::KEEP)
+    }
+
     async fn expire_drafts(&self) -> Result<u64, StoreError> {
         let now = self.clock.now();
-        // A placed one names nobody, and is known as long as its placement may be asked for again.
-        let placed = self.draft_keep.max(idempotency::KEEP);
+        let placed = self.placed_kept_for();
         let mut forgotten = 0;
         loop {
             let gone = drafts::expire(

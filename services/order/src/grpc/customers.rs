@@ -79,7 +79,10 @@ impl CustomerGrpc {
         let steps = stream::unfold(Some(export), |export| async {
             let mut export: CustomerExport = export?;
             match export.next().await {
-                Ok(Some(held)) => Some((Ok(handed_out(held)), Some(export))),
+                Ok(Some(held)) => match handed_out(held) {
+                    Ok(step) => Some((Ok(step), Some(export))),
+                    Err(error) => Some((Err(to_status(&error)), None)),
+                },
                 Ok(None) => None,
                 Err(error) => Some((Err(to_status(&error)), None)),
             }
@@ -154,9 +157,9 @@ fn whose(
     })
 }
 
-fn handed_out(held: Held) -> proto::ExportCustomerDataResponse {
+fn handed_out(held: Held) -> Result<proto::ExportCustomerDataResponse, Error> {
     let cursor = held.cursor;
-    match held.thing {
+    Ok(match held.thing {
         Thing::Order(order, customer_key) => proto::ExportCustomerDataResponse {
             cursor,
             order: Some(view::order(*order)),
@@ -165,10 +168,10 @@ fn handed_out(held: Held) -> proto::ExportCustomerDataResponse {
         },
         Thing::Draft(draft) => proto::ExportCustomerDataResponse {
             cursor,
-            draft: Some(drafts::as_handed_in(draft)),
+            draft: Some(drafts::as_handed_in(draft)?),
             ..proto::ExportCustomerDataResponse::default()
         },
-    }
+    })
 }
 
 fn shown(erasure: Erasure) -> proto::Erasure {

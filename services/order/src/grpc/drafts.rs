@@ -282,7 +282,8 @@ impl DraftGrpc {
 
     /// A draft without what was handed in.
     fn headline(&self, kept: &KeptDraft) -> proto::DraftOrder {
-        let keep = TimeDelta::from_std(self.orders.draft_keep).unwrap_or(TimeDelta::MAX);
+        let keep = self.orders.kept_for(&kept.stage);
+        let keep = TimeDelta::from_std(keep).unwrap_or(TimeDelta::MAX);
         proto::DraftOrder {
             expires_at: kept.updated_at.checked_add_signed(keep).map(to_timestamp),
             ..headline(kept)
@@ -311,17 +312,16 @@ fn headline(kept: &KeptDraft) -> proto::DraftOrder {
 }
 
 /// A draft with what was handed in, and nothing that is worked out.
-pub(super) fn as_handed_in(kept: KeptDraft) -> proto::DraftOrder {
+pub(super) fn as_handed_in(kept: KeptDraft) -> Result<proto::DraftOrder, Error> {
     let headline = headline(&kept);
-    let content = match kept.stage {
-        Stage::Open(content) => content,
-        Stage::Placed(_) => return headline,
+    let Stage::Open(content) = kept.stage else {
+        return Ok(headline);
     };
-    proto::DraftOrder {
-        // Every version of this service can read what one of them wrote.
-        order: proto::NewOrder::decode(content.as_slice()).ok(),
+    let order = proto::NewOrder::decode(content.as_slice()).map_err(StoreError::decode)?;
+    Ok(proto::DraftOrder {
+        order: Some(order),
         ..headline
-    }
+    })
 }
 
 /// The draft that a request names.
