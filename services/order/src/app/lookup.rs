@@ -1,6 +1,9 @@
 //! Natural batching of reads: orders that are asked for by id while others are being read share the next statement. One
 //! caller alone waits for nobody; many at once cost a few statements. Whose order it is goes along with each id, so callers
 //! of all stores share them.
+//!
+//! A statement alone costs as much as a few orders in it. So the next one is begun when the last one is done, and beside it
+//! only when enough wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +17,10 @@ use crate::domain::order::{Order, Tenant};
 use crate::error::Error;
 use crate::store::read::by_owners;
 
-/// Statements at once: while the answer of one is on its way, the server works on the other.
-const LANES: usize = 2;
+/// Statements that may run beside the first one.
+const BESIDE: usize = 3;
+/// Orders that make another one worth it.
+const ENOUGH: usize = 8;
 /// Orders in a statement, at most. Even if each is the largest that may be, they fit into memory.
 const ORDERS: usize = 32;
 
@@ -27,8 +32,10 @@ pub(crate) struct Lookups {
 
 struct Inner {
     db: Db,
-    /// One permit per statement at once.
-    lanes: Semaphore,
+    /// The one statement that runs for whoever waits.
+    lane: Semaphore,
+    /// One permit per statement beside it.
+    beside: Semaphore,
     waiting: Mutex<VecDeque<Waiting>>,
 }
 
@@ -44,7 +51,8 @@ impl Lookups {
         Lookups {
             inner: Arc::new(Inner {
                 db: db.clone(),
-                lanes: Semaphore::new(LANES),
+                lane: Semaphore::new(1),
+                beside: Semaphore::new(BESIDE),
                 waiting: Mutex::default(),
             }),
         }
@@ -68,8 +76,17 @@ impl Lookups {
 /// Takes a lane and whoever is waiting by then. As many turns are started as callers wait, so nobody is forgotten; most
 /// turns find that an earlier one took theirs along.
 async fn turn(inner: Arc<Inner>) {
-    let Ok(_lane) = inner.lanes.acquire().await else {
-        return;
+    let beside = if inner.waiting().len() >= ENOUGH {
+        inner.beside.try_acquire().ok()
+    } else {
+        None
+    };
+    let _lane = match beside {
+        Some(lane) => lane,
+        None => match inner.lane.acquire().await {
+            Ok(lane) => lane,
+            Err(_) => return,
+        },
     };
     let mut batch = inner.take();
     // Whoever went away meanwhile is not read for.

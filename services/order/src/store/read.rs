@@ -451,6 +451,14 @@ pub(crate) struct Placed {
 /// Whole orders in one statement: children come as JSON, so that there is one row per order and one snapshot for all. The
 /// argument says which orders `o` are meant, and binds them to their merchant and store; children belong to their order.
 /// Merchant and store once more for the children would tempt the planner to walk an index of the whole store for each.
+///
+/// An order that is named by its id is found by it alone; merchant and store are compared with what was found, in words that
+/// no index answers. While a table is too young to have statistics, the planner takes every index for equally good, and
+/// would walk all orders of the store for each one.
+///
+/// Where orders are given as an array, the array is read by a subquery: the planner does not see how long it is, so a plan
+/// for this one array never seems better than the plan for all. It would be the same plan, and making it takes longer than
+/// reading half a dozen orders.
 macro_rules! load {
     ($which:literal) => {
         concat!(
@@ -496,7 +504,8 @@ pub(crate) async fn find(
 ) -> Result<Option<Placed>, StoreError> {
     let query = match key {
         Key::Id(id) => sqlx::query_as::<_, OrderRow>(load!(
-            "FROM orders o WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.order_id = $3"
+            "FROM orders o
+             WHERE o.order_id = $3 AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2"
         ))
         .bind(tenant.merchant.uuid())
         .bind(tenant.store.uuid())
@@ -537,8 +546,9 @@ pub(crate) async fn by_ids(
         return Ok(Vec::new());
     }
     let rows: Vec<OrderRow> = sqlx::query_as(load!(
-        "FROM UNNEST($3::uuid[]) WITH ORDINALITY AS k (order_id, place)
-         JOIN orders o ON (o.order_id, o.merchant_id, o.store_id) = (k.order_id, $1, $2)
+        "FROM UNNEST((SELECT $3::uuid[])) WITH ORDINALITY AS k (order_id, place)
+         JOIN orders o ON o.order_id = k.order_id
+              AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2
          ORDER BY k.place"
     ))
     .bind(tenant.merchant.uuid())
@@ -567,10 +577,12 @@ pub(crate) async fn by_owners(
         orders.push(order.uuid());
     }
     let rows: Vec<OrderRow> = sqlx::query_as(load!(
-        "FROM (SELECT DISTINCT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) AS u (merchant_id, store_id, order_id)) k
+        "FROM (SELECT DISTINCT * FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[]), (SELECT $3::uuid[]))
+               AS u (merchant_id, store_id, order_id)) k
          CROSS JOIN LATERAL (
              SELECT * FROM orders o
-             WHERE (o.order_id, o.merchant_id, o.store_id) = (k.order_id, k.merchant_id, k.store_id) LIMIT 1) o"
+             WHERE o.order_id = k.order_id AND o.merchant_id IS NOT DISTINCT FROM k.merchant_id
+               AND o.store_id IS NOT DISTINCT FROM k.store_id LIMIT 1) o"
     ))
     .bind(merchants)
     .bind(stores)
