@@ -11,7 +11,7 @@ use waybill_store::{Db, RequestKey, Tx};
 use waybill_testkit::{Auth, TestDb, common_config, database};
 
 use super::*;
-use crate::app::{Candidate, Customers, Intake, Orders, Outcome, Watch};
+use crate::app::{Candidate, Customers, Intake, Numbers, Orders, Outcome, Watch};
 use crate::config::Placing;
 use crate::domain::draft::{ClaimedTotals, Draft, DraftLine};
 use crate::domain::goods::FulfillmentStatus;
@@ -36,8 +36,12 @@ pub(crate) async fn shop() -> Shop {
         .await
         .expect("the migrations run");
     let log = Log::open(&db);
+    let numbers = Numbers::connect(&common.database, 2)
+        .await
+        .expect("the database is there");
     let orders = Orders {
-        intake: Intake::new(&db, &log, Placing::default()),
+        intake: Intake::new(&db, &log, &numbers, Placing::default()),
+        numbers,
         lookups: crate::app::Lookups::new(&db),
         watch: Watch::new(&db, 1),
         exports: crate::app::Exports::new(1),

@@ -45,7 +45,7 @@ pub use crate::config::{Calls, Capture, Config, Holds, Placing, StoreCapture, St
 pub use crate::domain::capture::CapturePolicy;
 pub use crate::error::{Error, ImportError};
 
-use crate::app::{Customers, Eraser, Exports, Imports, Intake, Lookups, Orders, Watch};
+use crate::app::{Customers, Eraser, Exports, Imports, Intake, Lookups, Numbers, Orders, Watch};
 use crate::consumers::OrderFold;
 use crate::grpc::{CustomerGrpc, DraftGrpc, OrderGrpc};
 use crate::workers::{Cashier, Resolve, Submit, SweepAuthorizations};
@@ -92,8 +92,14 @@ impl App {
             .await?;
             let (db, log) = (base.db().clone(), base.log());
             let customer_key = customer_key(&config, &db).await?;
+            // One connection for each lane of the intake, and one for all who place beside it.
+            let draws = u32::try_from(config.placing.lanes)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1);
+            let numbers = Numbers::connect(&config.common.database, draws).await?;
             let orders = Orders {
-                intake: Intake::new(&db, &log, config.placing),
+                intake: Intake::new(&db, &log, &numbers, config.placing),
+                numbers,
                 lookups: Lookups::new(&db),
                 watch: Watch::new(&db, config.max_watches),
                 exports: Exports::new(config.max_exports),

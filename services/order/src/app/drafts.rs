@@ -23,6 +23,9 @@ use crate::domain::pricing;
 use crate::error::Error;
 use crate::store::drafts::{self, Locked, Written};
 
+/// How often an undecided placement is tried.
+const ATTEMPTS: u32 = 3;
+
 /// Drafts that are forgotten in one transaction.
 const EXPIRED_AT_ONCE: i64 = 200;
 
@@ -238,7 +241,13 @@ impl Orders {
             this,
             candidates: &candidates,
         };
-        match self.db.run(&usecase).await? {
+        let mut outcome = self.db.run(&usecase).await?;
+        for _ in 1..ATTEMPTS {
+            if matches!(outcome, Outcome::Later) {
+                outcome = self.db.run(&usecase).await?;
+            }
+        }
+        match outcome {
             Outcome::Placed(assigned) => {
                 let mut placed = candidates
                     .into_iter()
@@ -275,7 +284,7 @@ fn decode(token: &str, list: &str) -> Result<Option<DraftId>, Error> {
     Ok(place)
 }
 
-/// A chunk of one candidate decides on it.
+/// A chunk of one candidate answers for it.
 fn undecided() -> Error {
     StoreError::other("a draft was neither placed nor refused").into()
 }
@@ -361,6 +370,7 @@ impl UseCase for PlaceDraft<'_> {
         self.this.check_etag(&locked.version.to_string())?;
         let chunk = PlaceChunk {
             log: &self.orders.log,
+            numbers: &self.orders.numbers,
             candidates: self.candidates,
         };
         let outcome = chunk.run(tx).await?.pop().ok_or_else(undecided)?;

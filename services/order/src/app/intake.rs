@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 use waybill_events::Log;
 use waybill_store::Db;
 
+use super::numbers::Numbers;
 use super::place::{Candidate, Outcome, PlaceChunk};
 use crate::config::Placing;
 use crate::error::Error;
@@ -22,6 +23,7 @@ pub(crate) struct Intake {
 struct Inner {
     db: Db,
     log: Log,
+    numbers: Numbers,
     placing: Placing,
     /// One permit per transaction at once.
     lanes: Semaphore,
@@ -34,11 +36,12 @@ struct Waiting {
 }
 
 impl Intake {
-    pub(crate) fn new(db: &Db, log: &Log, placing: Placing) -> Intake {
+    pub(crate) fn new(db: &Db, log: &Log, numbers: &Numbers, placing: Placing) -> Intake {
         Intake {
             inner: Arc::new(Inner {
                 db: db.clone(),
                 log: log.clone(),
+                numbers: numbers.clone(),
                 placing,
                 lanes: Semaphore::new(placing.lanes),
                 waiting: Mutex::default(),
@@ -160,6 +163,7 @@ impl Inner {
     async fn transaction(&self, candidates: &[Candidate]) -> Result<Vec<Outcome>, Error> {
         let chunk = PlaceChunk {
             log: &self.log,
+            numbers: &self.numbers,
             candidates,
         };
         match self.db.run(&chunk).await {

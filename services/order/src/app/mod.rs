@@ -14,6 +14,7 @@ mod hold;
 mod import;
 mod intake;
 mod lookup;
+mod numbers;
 mod payment;
 mod place;
 mod privacy;
@@ -43,6 +44,7 @@ pub(crate) use self::hold::{NewHold, NewRelease};
 pub(crate) use self::import::{Importing, Imports};
 pub(crate) use self::intake::Intake;
 pub(crate) use self::lookup::Lookups;
+pub(crate) use self::numbers::Numbers;
 pub(crate) use self::payment::NewPayment;
 pub(crate) use self::place::{Candidate, Customers, Outcome};
 pub(crate) use self::privacy::{Eraser, Whose};
@@ -73,6 +75,7 @@ pub(crate) struct Orders {
     pub(crate) customers: Customers,
     pub(crate) rules: Arc<Rulebook>,
     pub(crate) capture: Arc<CaptureRules>,
+    pub(crate) numbers: Numbers,
     pub(crate) intake: Intake,
     pub(crate) lookups: Lookups,
     pub(crate) watch: Arc<Watch>,

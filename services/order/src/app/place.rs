@@ -22,6 +22,7 @@ use waybill_proto::waybill::order::v1::OrderPlaced;
 use waybill_store::idempotency::{self, Claim};
 use waybill_store::{Origin, RequestKey, StoreError, Tx, UseCase};
 
+use super::numbers::Numbers;
 use super::{BELL, Orders};
 use crate::domain::draft::Draft;
 use crate::domain::fact::TimelineEntry;
@@ -34,7 +35,7 @@ use crate::domain::review::NEW_CUSTOMER;
 use crate::domain::state::{State, Status};
 use crate::error::Error;
 use crate::events::{self, About, Told};
-use crate::store::place::{Placement, Taken, assign_numbers, insert, known_customers, taken};
+use crate::store::place::{Placement, Taken, insert, known_customers, taken};
 use crate::store::{customers, holds};
 
 /// Room in an event for a number that is assigned later.
@@ -240,13 +241,15 @@ pub(crate) enum Outcome {
     Exists(OrderId, String),
     /// It cannot be placed.
     Refused(Error),
-    /// Undecided: it shares its source with a candidate of the same chunk that was refused. Run it again without that.
+    /// Undecided: it shares its source with a candidate of the same chunk that was refused, or somebody took the number that
+    /// was drawn for it. Run it again by itself.
     Later,
 }
 
 /// The transaction that places a chunk of candidates. Answers with one outcome each.
 pub(crate) struct PlaceChunk<'a> {
     pub log: &'a Log,
+    pub numbers: &'a Numbers,
     pub candidates: &'a [Candidate],
 }
 
@@ -303,7 +306,7 @@ impl PlaceChunk<'_> {
             .map(|&at| &self.candidates[at].order)
             .map(|order| (order.tenant, order.terms.number.as_str()))
             .collect();
-        let numbers = assign_numbers(tx.conn(), &wanted).await?;
+        let numbers = self.numbers.draw(&wanted).await?;
         let customers = self.customers(tx, firsts).await?;
         let new = self.of_new_customers(tx, firsts, &customers).await?;
         let numbered: Vec<Numbered<'_>> = (firsts.iter().zip(numbers))
@@ -403,6 +406,8 @@ impl PlaceChunk<'_> {
         for (n, obstacle) in left_out.into_iter().zip(obstacles) {
             let outcome = match obstacle {
                 Some(Taken::Source { order_id, number }) => Outcome::Exists(order_id, number),
+                // It was drawn, and a caller's own took it before it was written: the next one will do.
+                Some(Taken::Number) if n.candidate.order.terms.number.is_empty() => Outcome::Later,
                 Some(Taken::Number) => Outcome::Refused(Error::NumberTaken {
                     number: n.assigned.number,
                 }),

@@ -19,8 +19,8 @@ const BEFORE_FIRST_NUMBER: i64 = 1000;
 const MAX_PLAIN_DIGITS: usize = 15;
 
 /// Fills in the numbers that are to be assigned. `orders` are the stores and the numbers they brought along; an empty
-/// one is to be assigned. The counter's row is locked until the transaction ends, and callers' plain numbers raise it, so
-/// an assigned number meets no other (O-9).
+/// one is to be assigned. Callers' plain numbers raise the counter, so an assigned number meets no other but those that are
+/// being brought along in this moment (O-9).
 ///
 /// # Errors
 ///

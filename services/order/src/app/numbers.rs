@@ -1,0 +1,61 @@
+//! Drawing numbers, outside of the transactions that place the orders.
+//!
+//! A number comes from its store's counter, which is one row. Were it drawn in the transaction of its orders, all placements of
+//! a store would wait for each other's commits. So it is drawn by a statement of its own, on connections of its own: whoever
+//! places holds one already, and a pool whose every connection waits for another one is stuck.
+//!
+//! That statement is committed without waiting for the disk. It comes before the orders in the write-ahead log, so an order
+//! that is kept keeps its number drawn; a number that is lost with a crash was lost with its order.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use sqlx::PgConnection;
+use waybill_runtime::service::DatabaseConfig;
+use waybill_store::{ConnectCheck, ConnectError, Db, DbOptions, StoreError};
+
+use crate::domain::order::Tenant;
+use crate::store::place::assign_numbers;
+
+/// Where numbers come from. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Numbers {
+    db: Db,
+}
+
+impl Numbers {
+    /// Opens connections for so many draws at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Db::connect`].
+    pub(crate) async fn connect(config: &DatabaseConfig, draws: u32) -> Result<Numbers, ConnectError> {
+        let config = DatabaseConfig {
+            max_connections: draws,
+            ..config.clone()
+        };
+        let check: ConnectCheck = Arc::new(|conn: &mut PgConnection| {
+            async move {
+                sqlx::query("SET synchronous_commit = off").execute(conn).await?;
+                Ok(())
+            }
+            .boxed()
+        });
+        let options = DbOptions {
+            on_connect: vec![check],
+            ..DbOptions::default()
+        };
+        let db = Db::connect_with(&config, crate::NAME, options).await?;
+        Ok(Numbers { db })
+    }
+
+    /// Fills in the numbers that are to be assigned; see [`assign_numbers`].
+    ///
+    /// # Errors
+    ///
+    /// As the database answers. Numbers may have been drawn then, and are not given again.
+    pub(crate) async fn draw(&self, orders: &[(Tenant, &str)]) -> Result<Vec<String>, StoreError> {
+        let mut conn = self.db.pool().acquire().await?;
+        assign_numbers(&mut conn, orders).await
+    }
+}
