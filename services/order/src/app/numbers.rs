@@ -15,7 +15,7 @@ use waybill_runtime::service::DatabaseConfig;
 use waybill_store::{ConnectCheck, ConnectError, Db, DbOptions, StoreError};
 
 use crate::domain::order::Tenant;
-use crate::store::place::assign_numbers;
+use crate::store::place::{assign_numbers, commit_without_waiting};
 
 /// Where numbers come from. Cheap to clone.
 #[derive(Clone)]
@@ -34,13 +34,7 @@ impl Numbers {
             max_connections: draws,
             ..config.clone()
         };
-        let check: ConnectCheck = Arc::new(|conn: &mut PgConnection| {
-            async move {
-                sqlx::query("SET synchronous_commit = off").execute(conn).await?;
-                Ok(())
-            }
-            .boxed()
-        });
+        let check: ConnectCheck = Arc::new(|conn: &mut PgConnection| commit_without_waiting(conn).boxed());
         let options = DbOptions {
             on_connect: vec![check],
             ..DbOptions::default()

@@ -54,6 +54,16 @@ pub(crate) async fn assign_numbers(
     Ok(numbers.collect())
 }
 
+/// From now on nothing that this connection commits waits for the disk.
+///
+/// # Errors
+///
+/// As the database answers.
+pub(crate) async fn commit_without_waiting(conn: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query("SET synchronous_commit = off").execute(conn).await?;
+    Ok(())
+}
+
 #[derive(Default)]
 struct Wanted {
     /// Numbers to assign.
