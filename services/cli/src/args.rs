@@ -198,9 +198,8 @@ pub struct VerifyArgs {
     /// Only these kinds of faults, separated by commas; all when not given.
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     pub faults: Vec<crate::verify::faults::Kind>,
-    /// Seconds that everything may take to settle after the last fault. On a machine that could hardly keep up, a job whose
-    /// tries all failed may rest for ten minutes before the next one.
-    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    /// Seconds that everything may take to settle after the last fault.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub settle: u64,
     /// At the end, put the whole Postgres back to an older copy and recover by the runbook, with an account of what is
     /// lost.
