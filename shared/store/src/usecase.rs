@@ -18,9 +18,8 @@ use crate::idempotency::{self, Claim, RequestKey};
 use crate::origin::Origin;
 use crate::tx::Tx;
 
-/// The most attempts of one call. Where forty callers change one row at once, some draw the older transaction id several
-/// times in a row.
-const ATTEMPTS: u32 = 10;
+/// The most attempts of one call.
+const ATTEMPTS: u32 = 5;
 
 /// No further attempt begins after this: the caller's deadline is near.
 const BUDGET: Duration = Duration::from_secs(10);
@@ -44,7 +43,7 @@ pub trait UseCase: Sync {
 }
 
 impl Db {
-    /// Runs `usecase` in a transaction and commits. Repeats it, ten attempts at most, on errors that are worth it.
+    /// Runs `usecase` in a transaction and commits. Repeats it, at most five times, on errors that are worth it.
     ///
     /// # Errors
     ///

@@ -100,7 +100,7 @@ async fn conflicts_are_repeated_in_a_new_transaction() -> anyhow::Result<()> {
         matches!(error, StoreError::Retry(RetryCause::LogOrder)),
         "{error}"
     );
-    assert_eq!(usecase.runs(), 10);
+    assert_eq!(usecase.runs(), 5);
     assert_eq!(effects(&db).await?, 4);
     Ok(())
 }
@@ -339,7 +339,7 @@ async fn a_request_that_stays_in_doubt_says_so() -> anyhow::Result<()> {
         .await
         .expect_err("no commit gets through");
     assert!(!error.is_certainly_aborted(), "{error:?}");
-    assert_eq!(usecase.runs(), 10);
+    assert_eq!(usecase.runs(), 5);
     assert_eq!(effects(&db).await?, 0);
     Ok(())
 }
