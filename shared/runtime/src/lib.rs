@@ -14,7 +14,7 @@ pub mod service;
 pub mod tasks;
 pub mod telemetry;
 
-/// Thousands of small pieces for each message, freed by another thread than the one that made them: where the system's
-/// allocator takes a third of a busy process, this one takes a tenth. Whoever uses this crate has it.
+/// Many small pieces for each message, often freed by another thread than the one that made them: with the system's allocator
+/// that was a third of a busy process. With this one the whole process takes 0.6 of the CPU. Whoever uses this crate has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

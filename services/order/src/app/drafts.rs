@@ -16,15 +16,13 @@ use waybill_store::idempotency::{self, Claim};
 use waybill_store::{RequestKey, RetryCause, StoreError, Tx, UseCase};
 
 use super::Orders;
+use super::intake::ATTEMPTS;
 use super::place::{Candidate, Outcome, PlaceChunk, answered};
 use crate::domain::draft::{Draft, KeptDraft, Quote, Stage};
 use crate::domain::order::{Order, Tenant};
 use crate::domain::pricing;
 use crate::error::Error;
 use crate::store::drafts::{self, Locked, Written};
-
-/// How often an undecided placement is tried.
-const ATTEMPTS: u32 = 3;
 
 /// Drafts that are forgotten in one transaction.
 const EXPIRED_AT_ONCE: i64 = 200;

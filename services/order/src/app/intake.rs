@@ -175,4 +175,4 @@ impl Inner {
 }
 
 /// How often an undecided candidate is tried.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;

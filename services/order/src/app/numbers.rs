@@ -2,7 +2,10 @@
 //!
 //! A number comes from its store's counter, which is one row. Were it drawn in the transaction of its orders, all placements of
 //! a store would wait for each other's commits. So it is drawn by a statement of its own, on connections of its own: whoever
-//! places holds one already, and a pool whose every connection waits for another one is stuck.
+//! places holds one already, and a pool whose every connection waits for another one is stuck. A draw takes no lock but the
+//! counter's, keeps it for one statement and waits for nothing that a placement holds, so the placements behind it get on.
+//! It is made inside of their transactions all the same: only there is it known which of them are new, and a request that
+//! comes again or is refused for its key shall not cost a number.
 //!
 //! That statement is committed without waiting for the disk. It comes before the orders in the write-ahead log, so an order
 //! that is kept keeps its number drawn; a number that is lost with a crash was lost with its order.
