@@ -31,8 +31,11 @@ pub enum Error {
 }
 
 impl RetryClass for Error {
-    fn is_retry(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retry())
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

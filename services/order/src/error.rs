@@ -485,13 +485,17 @@ impl Error {
 }
 
 impl RetryClass for Error {
-    fn is_retry(&self) -> bool {
+    fn store_error(&self) -> Option<&StoreError> {
         match self {
-            Error::Store(error) => {
-                // Two calls recorded one payment at once. The second, run again, finds the first's.
-                error.is_retry() || error.constraint() == Some("order_payments_once")
-            }
-            _ => false,
+            Error::Store(error) => Some(error),
+            _ => None,
         }
+    }
+
+    fn is_retry(&self) -> bool {
+        self.store_error().is_some_and(|error| {
+            // Two calls recorded one payment at once. The second, run again, finds the first's.
+            error.is_retry() || error.constraint() == Some("order_payments_once")
+        })
     }
 }

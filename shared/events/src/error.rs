@@ -55,8 +55,11 @@ impl From<sqlx::Error> for FoldError {
 }
 
 impl RetryClass for FoldError {
-    fn is_retry(&self) -> bool {
-        matches!(self, FoldError::Store(error) if error.is_retry())
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            FoldError::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

@@ -59,8 +59,11 @@ impl From<FoldError> for OperateError {
 }
 
 impl RetryClass for OperateError {
-    fn is_retry(&self) -> bool {
-        matches!(self, OperateError::Store(error) if error.is_retry())
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            OperateError::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

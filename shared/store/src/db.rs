@@ -124,6 +124,7 @@ pub struct Db {
 struct Inner {
     pool: PgPool,
     connect: PgConnectOptions,
+    options: DbOptions,
     schema: Name,
     refusal: Arc<Mutex<Option<String>>>,
     bells: Bells,
@@ -175,11 +176,32 @@ impl Db {
             inner: Arc::new(Inner {
                 pool,
                 connect,
+                options,
                 schema,
                 refusal,
                 bells: Bells::default(),
             }),
         })
+    }
+
+    /// Another handle to the schema, with `connections` of its own, for one kind of work: it waits for no other, and the few
+    /// sessions that it always meets know its statements, while a pool hands all of its own round. It shares the bells, and a
+    /// new connection passes the same checks and then `check`.
+    #[must_use]
+    pub fn apart(&self, connections: u32, check: Option<ConnectCheck>) -> Db {
+        let mut options = self.inner.options.clone();
+        options.on_connect.extend(check);
+        let refusal = Arc::new(Mutex::new(None));
+        Db {
+            inner: Arc::new(Inner {
+                pool: pool(&self.inner.connect, connections, &options, &refusal),
+                connect: self.inner.connect.clone(),
+                options,
+                schema: self.inner.schema.clone(),
+                refusal,
+                bells: self.inner.bells.clone(),
+            }),
+        }
     }
 
     /// The pool, for reads. A write outside [`Db::run`] forgoes the retry and leaves open what a lost connection means.

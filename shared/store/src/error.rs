@@ -18,11 +18,15 @@ pub const LOG_ORDER: &str = "WB001";
 pub const FENCED: &str = "WB002";
 
 /// Says whether repeating the whole transaction, under a new transaction id, can succeed.
-///
-/// A service's error delegates to the [`StoreError`] inside it and answers `false` for everything of its own.
 pub trait RetryClass {
-    /// Whether the transaction should be repeated from its beginning.
-    fn is_retry(&self) -> bool;
+    /// What the database answered, if that is what went wrong.
+    fn store_error(&self) -> Option<&StoreError>;
+
+    /// Whether the transaction should be repeated from its beginning: as the database's answer says, and not for what a
+    /// service has decided itself.
+    fn is_retry(&self) -> bool {
+        self.store_error().is_some_and(StoreError::is_retry)
+    }
 }
 
 /// Why a transaction has to be repeated.
@@ -154,6 +158,17 @@ impl StoreError {
         )
     }
 
+    /// Whether the session is of no use any more although its connection stands: it remembers types that are gone, because
+    /// the schema was put back under it. Another session asks for them anew.
+    #[must_use]
+    pub fn is_stale_session(&self) -> bool {
+        matches!(self, StoreError::Unavailable { source, .. }
+        if source.downcast_ref::<sqlx::Error>().is_some_and(|error| match error {
+            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_stale(&code, e.message())),
+            _ => false,
+        }))
+    }
+
     /// The violated constraint's name, if that is what happened.
     #[must_use]
     pub fn constraint(&self) -> Option<&str> {
@@ -175,6 +190,10 @@ impl StoreError {
 }
 
 impl RetryClass for StoreError {
+    fn store_error(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+
     /// A lost connection is worth a repeat on another one while it is certain that nothing was written. Waiting for a
     /// free connection is not: who waited in vain would only stand in line again.
     fn is_retry(&self) -> bool {
@@ -195,7 +214,9 @@ impl RetryClass for StoreError {
 fn is_lost_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
-        sqlx::Error::Database(e) => e.code().is_some_and(|code| is_disconnect(&code)),
+        sqlx::Error::Database(e) => e
+            .code()
+            .is_some_and(|code| is_disconnect(&code) || is_stale(&code, e.message())),
         _ => false,
     }
 }
@@ -203,6 +224,12 @@ fn is_lost_connection(error: &sqlx::Error) -> bool {
 /// The server ended the session: class 08, shutdown and crash of another backend (57P01..57P03).
 fn is_disconnect(code: &str) -> bool {
     code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03")
+}
+
+/// The session names an object by a number that nothing has any more. These messages are the server's own and not translated.
+fn is_stale(code: &str, message: &str) -> bool {
+    (code == "XX000" && message.starts_with("cache lookup failed for type"))
+        || (code == "42704" && message.starts_with("type with OID"))
 }
 
 /// What a SQLSTATE means to a caller. The order of the table is the order of the SQLSTATEs.
@@ -258,7 +285,7 @@ impl From<sqlx::Error> for StoreError {
                 if let Some(class) = classify(&code, db.constraint()) {
                     return class;
                 }
-                if is_unavailable(&code) {
+                if is_unavailable(&code) || is_stale(&code, db.message()) {
                     let certainly_aborted = !matches!(&*code, "40003" | "08007");
                     return StoreError::unavailable(certainly_aborted, error);
                 }

@@ -74,6 +74,15 @@ impl Tx {
         committed
     }
 
+    /// Rolls back by ending the session, so that the pool opens another one.
+    pub(crate) async fn end_session(mut self) {
+        // The pool gives out no connection that it cannot roll back on. A role may end its own sessions.
+        let ended = sqlx::raw_sql("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())");
+        if let Err(error) = ended.execute(&mut *self.inner).await {
+            tracing::debug!(%error, "the session has ended");
+        }
+    }
+
     /// Rolls back at once instead of when the connection is used next, so that its locks are free when this returns.
     ///
     /// # Errors

@@ -189,8 +189,11 @@ pub enum Refused {
 }
 
 impl RetryClass for Refused {
-    fn is_retry(&self) -> bool {
-        matches!(self, Refused::Store(error) if error.is_retry())
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Refused::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::Executor;
 use waybill_runtime::service::DatabaseConfig;
-use waybill_store::{ConnectError, Db, DbOptions, StoreError};
+use waybill_store::{ConnectCheck, ConnectError, Db, DbOptions, StoreError};
 use waybill_testkit::Wire;
 
 use crate::{SCHEMA, config, store};
@@ -176,5 +176,34 @@ async fn a_server_that_may_forget_is_refused_by_name() -> anyhow::Result<()> {
     );
     assert!(refused.contains("database.accept_loss = true"), "{refused}");
     waybill_store::durability::require_durable(&db, true).await?;
+    Ok(())
+}
+
+/// Work with connections of its own waits for nobody else's, passes the same checks, and rings the same bells.
+#[tokio::test]
+async fn a_handle_apart_has_connections_of_its_own() -> anyhow::Result<()> {
+    let (test, _db) = store().await?;
+    let (all, own) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let check = |count: &Arc<AtomicU32>| -> ConnectCheck {
+        let count = Arc::clone(count);
+        Arc::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Ok(()) })
+        })
+    };
+    let options = DbOptions {
+        on_connect: vec![check(&all)],
+        ..DbOptions::default()
+    };
+    let db = Db::connect_with(&config(&test.url(SCHEMA), 1), SCHEMA, options).await?;
+    let held = db.begin().await?;
+    let apart = db.apart(1, Some(check(&own)));
+    let mut tx = apart.begin().await?;
+    let checked = (all.load(Ordering::SeqCst), own.load(Ordering::SeqCst));
+    assert_eq!(checked, (2, 1), "the same checks, and its own");
+    tx.ring("news");
+    tx.commit().await?;
+    tokio::time::timeout(Duration::from_secs(10), db.bell("news").notified()).await?;
+    drop(held);
     Ok(())
 }

@@ -489,3 +489,72 @@ async fn nothing_survives_a_transaction_that_is_dropped() -> anyhow::Result<()> 
     assert_eq!(effects(&db).await?, 0);
     Ok(())
 }
+
+/// A value of a composite type, which a session knows by the number that the type had when it asked.
+#[derive(sqlx::Encode)]
+struct Named<'a> {
+    name: &'a str,
+}
+
+impl sqlx::Type<sqlx::Postgres> for Named<'_> {
+    fn type_info() -> sqlx::postgres::PgTypeInfo {
+        sqlx::postgres::PgTypeInfo::with_name("named")
+    }
+}
+
+impl sqlx::postgres::PgHasArrayType for Named<'_> {
+    fn array_type_info() -> sqlx::postgres::PgTypeInfo {
+        sqlx::postgres::PgTypeInfo::array_of("named")
+    }
+}
+
+/// Writes a name by a statement that its session has prepared before, or by one that it has not met.
+struct Write {
+    name: &'static str,
+    statement: u32,
+}
+
+impl UseCase for Write {
+    type Output = i32;
+    type Error = StoreError;
+
+    async fn run(&self, tx: &mut Tx) -> Result<i32, StoreError> {
+        let sql = format!(
+            "INSERT INTO effects (name) SELECT n.name FROM UNNEST($1::named[]) AS n WHERE {0} = {0} RETURNING pg_backend_pid()",
+            self.statement
+        );
+        let names = vec![Named { name: self.name }];
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(names)
+            .fetch_one(tx.conn())
+            .await?)
+    }
+}
+
+/// Somebody puts the schema back from a copy while its sessions live on: its types have other numbers then.
+#[tokio::test]
+async fn a_session_that_remembers_what_is_gone_is_ended() -> anyhow::Result<()> {
+    let (test, _) = with_effects().await?;
+    let db = Db::connect(&config(&test.url(SCHEMA), 1), SCHEMA).await?;
+    db.pool().execute("CREATE TYPE named AS (name text)").await?;
+    let write = |name, statement| {
+        let write = Write { name, statement };
+        let db = db.clone();
+        async move { db.run(&write).await }
+    };
+    let first = write("first", 1).await?;
+    assert_eq!(write("second", 1).await?, first, "the only session is used again");
+
+    let mut session = first;
+    for (name, statement) in [("known", 1), ("unknown", 2)] {
+        let mut other = db.dedicated().await?;
+        other
+            .execute("DROP TYPE named; CREATE TYPE named AS (name text)")
+            .await?;
+        let next = write(name, statement).await?;
+        assert_ne!(next, session, "{name}: another session");
+        session = next;
+    }
+    assert_eq!(effects(&db).await?, 4);
+    Ok(())
+}
