@@ -149,12 +149,16 @@ impl Holds {
     }
 }
 
+/// A server has a few hundred connections for all services.
+const MAX_LANES: u32 = 100;
+
 /// How placements share transactions.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Placing {
-    /// Transactions at once. Default 2: while one waits for the disk the other works.
-    pub lanes: usize,
+    /// Transactions at once, each on a connection of its own beside those of `database.max_connections`. At most 100; default
+    /// 2: while one waits for the disk the other works.
+    pub lanes: u32,
     /// Orders in a transaction, at most. Default 200.
     pub orders: usize,
     /// Lines in a transaction, at most, unless one order has more. Default 2000: bulk work commits well within a second,
@@ -210,7 +214,6 @@ impl Validate for Config {
             );
         }
         let counts = [
-            ("placing.lanes", self.placing.lanes),
             ("placing.orders", self.placing.orders),
             ("placing.lines", self.placing.lines),
             ("max_watches", self.max_watches),
@@ -222,6 +225,11 @@ impl Validate for Config {
                 violations.push(field, "is 0; give 1 or more");
             }
         }
+        violations.require(
+            (1..=MAX_LANES).contains(&self.placing.lanes),
+            "placing.lanes",
+            format!("is {}; give 1 to {MAX_LANES}", self.placing.lanes),
+        );
         violations.require(
             (Duration::from_secs(1)..=MAX_DRAFT_KEEP).contains(&self.draft_keep),
             "draft_keep",
@@ -236,17 +244,6 @@ impl Validate for Config {
             "erasure_pause",
             "is 0; give at least 1 second between two looks",
         );
-        // One connection must be left for reads and for the fold.
-        let connections = self.common.database.max_connections as usize;
-        if self.placing.lanes >= connections {
-            violations.push(
-                "placing.lanes",
-                format!(
-                    "is {}; give less than database.max_connections, which is {connections}",
-                    self.placing.lanes
-                ),
-            );
-        }
     }
 }
 
@@ -283,7 +280,7 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_named() {
         let named = faults(
-            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\nerasure_pause = 0\ndraft_keep = 0\n[placing]\nlanes = 10\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
+            "handling_days = 366\nmax_watches = 0\nmax_exports = 0\nmax_imports = 0\nhandling_day = 1\nerasure_pause = 0\ndraft_keep = 0\n[placing]\nlanes = 101\norders = 0\n[holds]\norder_value = { EURO = 1 }\nnew_customer_value = { EUR = -1 }\n",
         );
         for field in [
             "handling_days",

@@ -36,9 +36,7 @@ pub(crate) async fn shop() -> Shop {
         .await
         .expect("the migrations run");
     let log = Log::open(&db);
-    let numbers = Numbers::connect(&common.database, 2)
-        .await
-        .expect("the database is there");
+    let numbers = Numbers::new(&db, 2);
     let orders = Orders {
         intake: Intake::new(&db, &log, &numbers, Placing::default()),
         numbers,

@@ -92,11 +92,8 @@ impl App {
             .await?;
             let (db, log) = (base.db().clone(), base.log());
             let customer_key = customer_key(&config, &db).await?;
-            // One connection for each lane of the intake, and one for all who place beside it.
-            let draws = u32::try_from(config.placing.lanes)
-                .unwrap_or(u32::MAX)
-                .saturating_add(1);
-            let numbers = Numbers::connect(&config.common.database, draws).await?;
+            // One draw for each lane of the intake, and one for all who place beside it.
+            let numbers = Numbers::new(&db, config.placing.lanes.saturating_add(1));
             let orders = Orders {
                 intake: Intake::new(&db, &log, &numbers, config.placing),
                 numbers,

@@ -21,6 +21,7 @@ pub(crate) struct Intake {
 }
 
 struct Inner {
+    /// With a connection for each lane.
     db: Db,
     log: Log,
     numbers: Numbers,
@@ -39,11 +40,11 @@ impl Intake {
     pub(crate) fn new(db: &Db, log: &Log, numbers: &Numbers, placing: Placing) -> Intake {
         Intake {
             inner: Arc::new(Inner {
-                db: db.clone(),
+                db: db.apart(placing.lanes, None),
                 log: log.clone(),
                 numbers: numbers.clone(),
                 placing,
-                lanes: Semaphore::new(placing.lanes),
+                lanes: Semaphore::new(placing.lanes as usize),
                 waiting: Mutex::default(),
             }),
         }

@@ -14,8 +14,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use sqlx::PgConnection;
-use waybill_runtime::service::DatabaseConfig;
-use waybill_store::{ConnectCheck, ConnectError, Db, DbOptions, StoreError};
+use waybill_store::{ConnectCheck, Db, StoreError};
 
 use crate::domain::order::Tenant;
 use crate::store::place::{assign_numbers, commit_without_waiting};
@@ -27,23 +26,12 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Opens connections for so many draws at once.
-    ///
-    /// # Errors
-    ///
-    /// As [`Db::connect`].
-    pub(crate) async fn connect(config: &DatabaseConfig, draws: u32) -> Result<Numbers, ConnectError> {
-        let config = DatabaseConfig {
-            max_connections: draws,
-            ..config.clone()
-        };
+    /// For so many draws at once.
+    pub(crate) fn new(db: &Db, draws: u32) -> Numbers {
         let check: ConnectCheck = Arc::new(|conn: &mut PgConnection| commit_without_waiting(conn).boxed());
-        let options = DbOptions {
-            on_connect: vec![check],
-            ..DbOptions::default()
-        };
-        let db = Db::connect_with(&config, crate::NAME, options).await?;
-        Ok(Numbers { db })
+        Numbers {
+            db: db.apart(draws, Some(check)),
+        }
     }
 
     /// Fills in the numbers that are to be assigned; see [`assign_numbers`].

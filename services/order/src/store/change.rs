@@ -6,14 +6,14 @@ use waybill_kernel::id::{OrderId, PaymentId};
 use waybill_kernel::money::Currency;
 use waybill_store::StoreError;
 
-use super::columns::{Entries, Origins};
 use super::read::{StateRow, currency, state_columns};
+use super::rows::NewEntry;
 use super::{stored, trail};
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Payment, Tenant};
 use crate::domain::payment::PaymentKind;
 use crate::domain::state::State;
-use crate::domain::trail::digest;
+use crate::domain::trail::{Hash, digest};
 
 /// An order whose row is locked until the transaction ends.
 pub(crate) struct Locked {
@@ -85,17 +85,19 @@ async fn write(
     payment: Option<&Payment>,
     entries: &[TimelineEntry],
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar(
+    let money = state.money;
+    let digests: Vec<Hash> = (entries.iter())
+        .map(|entry| digest(tenant, order, entry))
+        .collect();
+    let updated: Vec<Uuid> = sqlx::query_scalar(
         "WITH trail AS (
-             SELECT t.count, t.hash FROM order_trails t WHERE t.order_id = $11
+             SELECT t.count, t.hash FROM order_trails t WHERE t.order_id = $3
          ),
          links AS (
              SELECT e.*, t.count + e.place AS sequence,
                     trail_chain(t.hash, t.count + e.place, e.digest) OVER (ORDER BY e.place) AS hash
              FROM trail t,
-                  UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                         $8::timestamptz[], $9::text[], $10::uuid[], $39::text[], $40::text[], $41::timestamptz[],
-                         $42::bytea[], $43::bytea[]) WITH ORDINALITY
+                  UNNEST($1::new_order_entry[], $2::bytea[]) WITH ORDINALITY
                   AS e (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
                         actor, cause, learned_at, payload, digest, place)
          ),
@@ -110,63 +112,56 @@ async fn write(
          trail_end AS (
              UPDATE order_trails t SET count = l.sequence, hash = l.hash
              FROM (SELECT sequence, hash FROM links ORDER BY sequence DESC LIMIT 1) l
-             WHERE t.order_id = $11
+             WHERE t.order_id = $3
          ),
          payment AS (
              INSERT INTO order_payments (
                  order_id, sequence, payment_id, merchant_id, store_id, kind, provider, provider_payment_id, amount_minor,
                  occurred_at, reason, dispute_id, attempt_id)
-             SELECT $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $36, $37, $38
-             WHERE $13::uuid IS NOT NULL AND EXISTS (SELECT FROM trail)
+             SELECT $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $28, $29, $30
+             WHERE $5::uuid IS NOT NULL AND EXISTS (SELECT FROM trail)
          )
          UPDATE orders
-         SET status = $21, cancel_reason = $22, authorized_minor = $23, voided_minor = $24, captured_minor = $25,
-             payments = $12, payment_status = $26, updated_at = $27, open_holds = $29,
-             units_cancelled = $30, cancelled_minor = $31, fulfillment_status = $32,
-             capturing_minor = $33, disputed_minor = $34, dispute_lost_minor = $35
-         WHERE order_id = $11 AND merchant_id = $14 AND store_id = $15 AND version = $28 - 1
+         SET status = $13, cancel_reason = $14, authorized_minor = $15, voided_minor = $16, captured_minor = $17,
+             payments = $4, payment_status = $18, updated_at = $19, open_holds = $21,
+             units_cancelled = $22, cancelled_minor = $23, fulfillment_status = $24,
+             capturing_minor = $25, disputed_minor = $26, dispute_lost_minor = $27
+         WHERE order_id = $3 AND merchant_id = $6 AND store_id = $7 AND version = $20 - 1
            AND EXISTS (SELECT FROM trail)
          RETURNING order_id",
-    );
-    let money = state.money;
-    let query = Entries::of(entries.iter().map(|entry| (order, tenant, entry)))
-        .bind(query)
-        .bind(order.uuid())
-        .bind(i32::try_from(state.payments).map_err(StoreError::other)?)
-        .bind(payment.map(|payment| payment.id.uuid()))
-        .bind(tenant.merchant.uuid())
-        .bind(tenant.store.uuid())
-        .bind(payment.map(|payment| payment.kind.as_str()))
-        .bind(payment.map(|payment| payment.provider.as_str()))
-        .bind(payment.map(|payment| payment.provider_payment_id.as_str()))
-        .bind(payment.map(|payment| payment.amount))
-        .bind(payment.map(|payment| payment.occurred_at))
-        .bind(state.status.as_str())
-        .bind(state.cancel_reason.as_str())
-        .bind(money.authorized)
-        .bind(money.voided)
-        .bind(money.captured)
-        .bind(state.payment_status().as_str())
-        .bind(state.updated_at)
-        .bind(state.version)
-        .bind(i32::try_from(state.holds).map_err(StoreError::other)?)
-        .bind(state.goods.cancelled)
-        .bind(money.cancelled)
-        .bind(state.fulfillment_status().as_str())
-        .bind(money.capturing)
-        .bind(money.disputed)
-        .bind(money.dispute_lost)
-        .bind(payment.map_or("", |payment| payment.reason.as_str()))
-        .bind(payment.map_or("", |payment| payment.dispute_id.as_str()))
-        .bind(payment.and_then(|payment| payment.attempt).map(PaymentId::uuid));
-    let digests: Vec<Vec<u8>> = (entries.iter())
-        .map(|entry| digest(tenant, order, entry).to_vec())
-        .collect();
-    let updated: Vec<Uuid> = Origins::of(entries)
-        .bind(query)
-        .bind(digests)
-        .fetch_all(conn)
-        .await?;
+    )
+    .bind((entries.iter()).map(|entry| NewEntry::of(tenant, order, entry)).collect::<Vec<_>>())
+    .bind(digests)
+    .bind(order.uuid())
+    .bind(i32::try_from(state.payments).map_err(StoreError::other)?)
+    .bind(payment.map(|payment| payment.id.uuid()))
+    .bind(tenant.merchant.uuid())
+    .bind(tenant.store.uuid())
+    .bind(payment.map(|payment| payment.kind.as_str()))
+    .bind(payment.map(|payment| payment.provider.as_str()))
+    .bind(payment.map(|payment| payment.provider_payment_id.as_str()))
+    .bind(payment.map(|payment| payment.amount))
+    .bind(payment.map(|payment| payment.occurred_at))
+    .bind(state.status.as_str())
+    .bind(state.cancel_reason.as_str())
+    .bind(money.authorized)
+    .bind(money.voided)
+    .bind(money.captured)
+    .bind(state.payment_status().as_str())
+    .bind(state.updated_at)
+    .bind(state.version)
+    .bind(i32::try_from(state.holds).map_err(StoreError::other)?)
+    .bind(state.goods.cancelled)
+    .bind(money.cancelled)
+    .bind(state.fulfillment_status().as_str())
+    .bind(money.capturing)
+    .bind(money.disputed)
+    .bind(money.dispute_lost)
+    .bind(payment.map_or("", |payment| payment.reason.as_str()))
+    .bind(payment.map_or("", |payment| payment.dispute_id.as_str()))
+    .bind(payment.and_then(|payment| payment.attempt).map(PaymentId::uuid))
+    .fetch_all(conn)
+    .await?;
     Ok(!updated.is_empty())
 }
 

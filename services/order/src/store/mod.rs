@@ -1,13 +1,12 @@
 //! All SQL of the service. Callers see domain types; the shape of the tables ends here.
 //!
-//! Every statement is bound by merchant and store, or joins a row that is. Sets go in as arrays (UNNEST), so a use case
-//! is a handful of statements however many orders it is about. Nothing is decided here: what may be, the domain has said
+//! Every statement is bound by merchant and store, or joins a row that is. Sets go in as arrays (UNNEST), of values or of whole
+//! rows (`rows`), so a use case is a handful of statements however many orders it is about. Nothing is decided here: what may be, the domain has said
 //! before, and the constraints of the tables say once more.
 
 pub(crate) mod attempts;
 pub(crate) mod cancellations;
 pub(crate) mod change;
-mod columns;
 mod conditions;
 pub(crate) mod customers;
 pub(crate) mod details;
@@ -20,6 +19,7 @@ pub(crate) mod imports;
 pub(crate) mod place;
 pub(crate) mod privacy;
 pub(crate) mod read;
+mod rows;
 pub(crate) mod timeline;
 pub(crate) mod track;
 pub(crate) mod trail;

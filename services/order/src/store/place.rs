@@ -7,10 +7,11 @@ use uuid::Uuid;
 use waybill_kernel::id::{MerchantId, OrderId};
 use waybill_store::StoreError;
 
-use super::columns::{Added, Contacts, Entries, Goods, Links, Orders, Origins, Shipping};
+use super::rows::{NewContact, NewEntry, NewLine, NewOrder, NewShippingLine};
 use super::tenants;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::{Order, Source, Tenant};
+use crate::domain::trail::{Hash, Link, digest};
 
 /// Assigned numbers of a store begin above this, so that the first customer does not feel like the first.
 const BEFORE_FIRST_NUMBER: i64 = 1000;
@@ -131,26 +132,12 @@ const INSERT: &str = "
             order_id, merchant_id, store_id, number, source_system, source_external_id, currency, prices_include_tax,
             subtotal_minor, discounts_minor, shipping_minor, tax_minor, total_minor, discounts, locale, placed_at,
             promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count, created_at,
-            status, units_to_ship, payment_status, fulfillment_status, updated_at, open_holds, attributes, presentment_sums,
-            log_generation)
-        SELECT i.order_id, i.merchant_id, i.store_id, i.number, i.source_system, i.source_external_id, i.currency,
-               i.prices_include_tax, i.subtotal, i.discounts_sum, i.shipping, i.tax, i.total, i.discounts, i.locale,
-               i.placed_at, i.promised_ship_at, i.promised_delivery_at, i.presentment_currency, i.presentment_total,
-               i.tags, i.line_count, i.created_at, i.status, i.units_to_ship, i.payment_status, i.fulfillment_status,
-               i.created_at, i.open_holds, i.attributes, i.presentment_sums, log.generation
+            status, units_to_ship, payment_status, fulfillment_status, open_holds, attributes, presentment_sums,
+            updated_at, log_generation)
+        SELECT i.*, i.created_at, log.generation
         -- One look at the log's generation for the chunk, not one per row. A fenced log takes no event, so the
         -- transaction cannot commit anyway.
-        FROM (SELECT log_generation() AS generation) log,
-             UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[],
-                    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::jsonb[], $15::text[],
-                    $16::timestamptz[], $17::timestamptz[], $18::timestamptz[], $19::text[], $20::bigint[], $21::jsonb[],
-                    $22::integer[], $23::timestamptz[], $24::text[], $25::bigint[], $26::text[], $27::text[],
-                    $77::integer[], $79::jsonb[], $80::jsonb[])
-               AS i (order_id, merchant_id, store_id, number, source_system, source_external_id, currency,
-                     prices_include_tax, subtotal, discounts_sum, shipping, tax, total, discounts, locale, placed_at,
-                     promised_ship_at, promised_delivery_at, presentment_currency, presentment_total, tags, line_count,
-                     created_at, status, units_to_ship, payment_status, fulfillment_status, open_holds, attributes,
-                     presentment_sums)
+        FROM (SELECT log_generation() AS generation) log, UNNEST($1::new_order[]) AS i
         -- In one order, so that two chunks with common sources wait for each other but never both ways.
         ORDER BY i.merchant_id, i.store_id, i.source_system, i.source_external_id
         ON CONFLICT DO NOTHING
@@ -167,38 +154,32 @@ const INSERT: &str = "
         INSERT INTO order_lines (
             order_id, merchant_id, store_id, line_id, position, sku, title, quantity, unit_price_minor, category,
             final_sale, digital, attributes, discounts, order_discount_minor, taxes, net_minor, total_minor)
-        SELECT * FROM UNNEST($28::uuid[], $29::uuid[], $30::uuid[], $31::uuid[], $32::integer[], $33::text[], $34::text[],
-                             $35::integer[], $36::bigint[], $37::text[], $38::boolean[], $39::boolean[], $40::jsonb[],
-                             $41::jsonb[], $42::bigint[], $43::jsonb[], $44::bigint[], $45::bigint[]) AS l (order_id)
+        SELECT l.* FROM UNNEST($2::new_order_line[]) AS l
         WHERE (l.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     shipping AS (
         INSERT INTO order_shipping_lines (
             order_id, merchant_id, store_id, line_id, position, title, price_minor, discounts, taxes, net_minor, total_minor)
-        SELECT * FROM UNNEST($46::uuid[], $47::uuid[], $48::uuid[], $49::uuid[], $50::integer[], $51::text[],
-                             $52::bigint[], $53::jsonb[], $54::jsonb[], $55::bigint[], $56::bigint[]) AS s (order_id)
+        SELECT s.* FROM UNNEST($3::new_order_shipping_line[]) AS s
         WHERE (s.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     contacts AS (
         INSERT INTO order_contacts (
             order_id, merchant_id, store_id, customer_key, customer_external_id, email, name, phone, shipping_address,
             billing_address, note)
-        SELECT * FROM UNNEST($57::uuid[], $58::uuid[], $59::uuid[], $60::text[], $61::text[], $62::text[], $63::text[],
-                             $64::text[], $65::jsonb[], $66::jsonb[], $78::text[]) AS c (order_id)
+        SELECT c.* FROM UNNEST($4::new_order_contact[]) AS c
         WHERE (c.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     entries AS (
         INSERT INTO order_timeline (
             order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
             actor, cause, learned_at, payload, sequence, hash)
-        SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::uuid[], $70::uuid[], $71::text[], $72::text[], $73::text[],
-                             $74::timestamptz[], $75::text[], $76::uuid[], $81::text[], $82::text[], $83::timestamptz[],
-                             $84::bytea[], $85::bigint[], $86::bytea[]) AS t (order_id)
+        SELECT t.* FROM UNNEST($5::new_order_entry[], $6::bigint[], $7::bytea[]) AS t
         WHERE (t.order_id IN (SELECT order_id FROM placed)) IS TRUE
     ),
     trails AS (
         INSERT INTO order_trails (order_id, count, hash)
-        SELECT * FROM UNNEST($1::uuid[], $87::bigint[], $88::bytea[]) AS e (order_id)
+        SELECT e.* FROM UNNEST($8::uuid[], $9::bigint[], $10::bytea[]) AS e (order_id)
         WHERE (e.order_id IN (SELECT order_id FROM placed)) IS TRUE
     )
     SELECT order_id FROM placed";
@@ -213,19 +194,56 @@ pub(crate) async fn insert(
     conn: &mut PgConnection,
     placements: &[Placement<'_>],
 ) -> Result<HashSet<OrderId>, StoreError> {
-    let entries = placements
-        .iter()
-        .flat_map(|placement| placement.entries.iter().map(|entry| (placement.order, entry)));
-    let query = sqlx::query_scalar(INSERT);
-    let query = Orders::of(placements).bind(query);
-    let query = Goods::of(placements).bind(query);
-    let query = Shipping::of(placements).bind(query);
-    let query = Contacts::of(placements).bind(query);
-    let query = Entries::of(entries.map(|(order, entry)| (order.id, order.tenant, entry))).bind(query);
-    let query = Added::of(placements).bind(query);
-    let query = Origins::of(placements.iter().flat_map(|placement| placement.entries)).bind(query);
-    let placed: Vec<Uuid> = Links::of(placements).bind(query).fetch_all(conn).await?;
+    let orders = || placements.iter().map(|placement| placement.order);
+    let entries = placements.iter().flat_map(|placement| {
+        let order = placement.order;
+        (placement.entries.iter()).map(|entry| NewEntry::of(order.tenant, order.id, entry))
+    });
+    let links = Links::of(placements);
+    let placed: Vec<Uuid> = sqlx::query_scalar(INSERT)
+        .bind(placements.iter().map(NewOrder::of).collect::<Vec<_>>())
+        .bind(
+            orders()
+                .flat_map(|order| NewLine::from(order, 0))
+                .collect::<Vec<_>>(),
+        )
+        .bind(orders().flat_map(NewShippingLine::all).collect::<Vec<_>>())
+        .bind(placements.iter().filter_map(NewContact::of).collect::<Vec<_>>())
+        .bind(entries.collect::<Vec<_>>())
+        .bind(links.sequences)
+        .bind(links.hashes)
+        .bind(orders().map(|order| order.id.uuid()).collect::<Vec<_>>())
+        .bind(links.counts)
+        .bind(links.ends)
+        .fetch_all(conn)
+        .await?;
     Ok(placed.into_iter().map(OrderId::from).collect())
+}
+
+/// Links of the chains that begin with a placement, and the ends of these chains.
+#[derive(Default)]
+struct Links {
+    sequences: Vec<i64>,
+    hashes: Vec<Hash>,
+    counts: Vec<i64>,
+    ends: Vec<Hash>,
+}
+
+impl Links {
+    fn of(placements: &[Placement<'_>]) -> Self {
+        let mut c = Self::default();
+        for Placement { order, entries, .. } in placements {
+            let mut end = Link::NONE;
+            for entry in *entries {
+                end = end.next(&digest(order.tenant, order.id, entry));
+                c.sequences.push(end.sequence);
+                c.hashes.push(end.hash);
+            }
+            c.counts.push(end.sequence);
+            c.ends.push(end.hash);
+        }
+        c
+    }
 }
 
 /// Which of these customers of merchants, by pseudonym, have an order that stands: neither cancelled, nor held so far. Not

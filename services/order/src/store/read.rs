@@ -12,7 +12,7 @@ use waybill_kernel::money::{Currency, Money as Amount};
 use waybill_store::StoreError;
 
 use super::attempts::AttemptRow;
-use super::columns::Sums;
+use super::rows::Sums;
 use super::stored;
 use crate::domain::attempt::Attempt;
 use crate::domain::cancellation::{Cancellation, CancelledUnits};

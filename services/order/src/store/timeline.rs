@@ -6,7 +6,7 @@ use uuid::Uuid;
 use waybill_kernel::id::OrderId;
 use waybill_store::StoreError;
 
-use super::columns::{Entries, Origins};
+use super::rows::NewEntry;
 use crate::domain::fact::TimelineEntry;
 use crate::domain::order::Tenant;
 use crate::domain::trail::{Hash, Link, digest};
@@ -29,15 +29,13 @@ pub(crate) async fn record<'a>(
     tentative: Vec<bool>,
 ) -> Result<Vec<Uuid>, StoreError> {
     let entries: Vec<(OrderId, Tenant, &TimelineEntry)> = entries.into_iter().collect();
-    let digests: Vec<Vec<u8>> = (entries.iter())
-        .map(|(order, tenant, entry)| digest(*tenant, *order, entry).to_vec())
+    let digests: Vec<Hash> = (entries.iter())
+        .map(|(order, tenant, entry)| digest(*tenant, *order, entry))
         .collect();
-    let query = sqlx::query_scalar(
+    let new: Vec<Uuid> = sqlx::query_scalar(
         "WITH told AS (
              SELECT DISTINCT ON (t.order_id, t.event_id) t.*
-             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                         $8::timestamptz[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
-                         $14::bytea[], $15::bytea[], $16::boolean[]) WITH ORDINALITY
+             FROM UNNEST($1::new_order_entry[], $2::bytea[], $3::boolean[]) WITH ORDINALITY
                   AS t (order_id, merchant_id, store_id, event_id, service, type, summary, occurred_at, trace_id, subject_id,
                         actor, cause, learned_at, payload, digest, tentative, place)
              WHERE NOT t.tentative
@@ -72,10 +70,13 @@ pub(crate) async fn record<'a>(
              WHERE h.order_id = l.order_id
          )
          SELECT event_id FROM entries",
-    );
-    let query = Entries::of(entries.iter().copied()).bind(query);
-    let query = Origins::of(entries.iter().map(|(.., entry)| *entry)).bind(query);
-    Ok(query.bind(digests).bind(tentative).fetch_all(conn).await?)
+    )
+    .bind((entries.iter()).map(|(order, tenant, entry)| NewEntry::of(*tenant, *order, entry)).collect::<Vec<_>>())
+    .bind(digests)
+    .bind(tentative)
+    .fetch_all(conn)
+    .await?;
+    Ok(new)
 }
 
 #[derive(sqlx::FromRow)]
