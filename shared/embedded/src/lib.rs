@@ -61,6 +61,8 @@ pub struct Options {
     pub data: DataDir,
     /// Whether a commit survives a power cut. Tests do without.
     pub durable: bool,
+    /// Memory that Postgres keeps pages in, in MiB. By default 128, enough for a demo and for tests.
+    pub postgres_buffers_mib: Option<u64>,
     /// An administrator's URL of a Postgres to use instead of starting one.
     pub postgres_url: Option<SecretString>,
     /// The URL of a NATS with JetStream to use instead of starting one.

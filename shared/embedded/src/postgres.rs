@@ -39,7 +39,7 @@ struct Own {
     // Dropped first: the supervisor stops the server before the folder's lock goes.
     supervisor: Supervisor,
     folder: Folder,
-    durable: bool,
+    tuning: Tuning,
     port: u16,
 }
 
@@ -54,11 +54,15 @@ impl Postgres {
         if let Some(given) = &options.postgres_url {
             return Ok(Self(Kind::Given(given.clone())));
         }
-        let (data, durable) = (options.data.clone(), options.durable);
-        blocking(move || Self::launch(&data, durable, None)).await
+        let data = options.data.clone();
+        let tuning = Tuning {
+            durable: options.durable,
+            buffers_mib: options.postgres_buffers_mib.unwrap_or(DEFAULT_BUFFERS_MIB),
+        };
+        blocking(move || Self::launch(&data, tuning, None)).await
     }
 
-    pub(crate) fn launch(data: &DataDir, durable: bool, run_as: Option<RunAs>) -> Result<Self, Error> {
+    pub(crate) fn launch(data: &DataDir, tuning: Tuning, run_as: Option<RunAs>) -> Result<Self, Error> {
         // Finding the programs may take a download; only then is there something to clean up.
         let run_as = run_as.map_or_else(RunAs::choose, Ok)?;
         let programs = programs::postgres(run_as)?;
@@ -79,7 +83,7 @@ impl Postgres {
         if !data.exists() {
             // Under another name until it is whole, so that a kept folder is never taken half prepared.
             let preparing = folder.path.join("data.preparing");
-            let prepare = initdb(&folder, &preparing, &programs, run_as, durable)?;
+            let prepare = initdb(&folder, &preparing, &programs, run_as, tuning.durable)?;
             duty.program = "initdb";
             duty.command = &prepare;
             let mut once = Supervisor::spawn(&duty)?;
@@ -98,7 +102,7 @@ impl Postgres {
         let mut own = Own {
             supervisor,
             folder,
-            durable,
+            tuning,
             port: 0,
         };
         own.start_on_any_port()?;
@@ -264,7 +268,7 @@ impl Own {
 
     fn start_once(&mut self) -> Result<(), Error> {
         let configuration = self.folder.path.join("data/postgresql.conf");
-        fs::write(&configuration, settings(self.port, self.durable))
+        fs::write(&configuration, settings(self.port, self.tuning))
             .map_err(Error::io("write", &configuration))?;
         let log_start = self.folder.log_length();
         let pid = self.supervisor.start()?;
@@ -299,7 +303,17 @@ impl Own {
     }
 }
 
-fn settings(port: u16, durable: bool) -> String {
+const DEFAULT_BUFFERS_MIB: u64 = 128;
+
+/// What a caller decides about a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    durable: bool,
+    buffers_mib: u64,
+}
+
+fn settings(port: u16, tuning: Tuning) -> String {
+    let Tuning { durable, buffers_mib } = tuning;
     let durability = if durable {
         "fsync = on\nfull_page_writes = on\nmax_wal_size = 2GB\n"
     } else {
@@ -312,7 +326,7 @@ fn settings(port: u16, durable: bool) -> String {
          unix_socket_directories = ''\n\
          password_encryption = 'scram-sha-256'\n\
          max_connections = 300\n\
-         shared_buffers = 128MB\n\
+         shared_buffers = {buffers_mib}MB\n\
          # In the data folder, so that nothing of a killed server stays in /dev/shm.\n\
          dynamic_shared_memory_type = 'mmap'\n\
          # The log's watermark is server-wide: a prepared transaction left behind would hold it for ever.\n\
@@ -337,7 +351,12 @@ mod tests {
             // Only root can, and only root needs to.
             return Ok(());
         }
-        let postgres = blocking(|| Postgres::launch(&DataDir::Temp, false, Some(RunAs::Nobody))).await?;
+        let tuning = Tuning {
+            durable: false,
+            buffers_mib: DEFAULT_BUFFERS_MIB,
+        };
+        let postgres =
+            blocking(move || Postgres::launch(&DataDir::Temp, tuning, Some(RunAs::Nobody))).await?;
         postgres.kill().await?;
         postgres.resume().await
     }

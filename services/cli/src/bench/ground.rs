@@ -12,11 +12,15 @@ use waybill_runtime::config::Secret;
 use waybill_runtime::service::{DatabaseConfig, NatsConfig};
 use waybill_store::bootstrap::role_of;
 
-use super::machine::Machine;
+use super::machine::{self, Machine};
 use crate::{setup, stack};
 
 /// The schema in which floors are measured.
 pub const FLOOR: &str = "floor";
+
+/// Postgres keeps pages in a quarter of the memory, as servers are commonly set up, within these bounds.
+const LEAST_BUFFERS_MIB: u64 = 128;
+const MOST_BUFFERS_MIB: u64 = 4096;
 
 /// Servers of our own, empty.
 pub struct Ground {
@@ -30,6 +34,9 @@ impl Ground {
         let options = waybill_embedded::Options {
             data: DataDir::Temp,
             durable: true,
+            postgres_buffers_mib: Some(
+                (machine::memory_mib() / 4).clamp(LEAST_BUFFERS_MIB, MOST_BUFFERS_MIB),
+            ),
             ..waybill_embedded::Options::from_environment()
         };
         let embedded = Embedded::start(options)

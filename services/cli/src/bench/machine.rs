@@ -23,6 +23,8 @@ pub struct Machine {
     pub postgres: String,
     /// Whether its commits wait for the disk.
     pub fsync: String,
+    /// Memory that it keeps pages in.
+    pub shared_buffers: String,
     /// Version of NATS.
     pub nats: String,
     /// `release` or `debug`.
@@ -30,6 +32,12 @@ pub struct Machine {
     /// Processes that waited for a core in the minute before the first measurement: well below the number of cores on a
     /// machine that has nothing else to do.
     pub load_before: f64,
+}
+
+/// Memory of the machine in MiB; zero where that cannot be told.
+pub fn memory_mib() -> u64 {
+    let told = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib(&told, "MemTotal:").unwrap_or_default() as u64 / 1024
 }
 
 impl Machine {
@@ -41,18 +49,20 @@ impl Machine {
             .find_map(|line| line.strip_prefix("model name"))
             .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
             .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-        let (postgres, fsync) =
-            sqlx::query_as("SELECT current_setting('server_version'), current_setting('fsync')")
-                .fetch_one(pool)
-                .await
-                .context("Postgres does not tell its version")?;
+        let (postgres, fsync, shared_buffers) = sqlx::query_as(
+            "SELECT current_setting('server_version'), current_setting('fsync'), current_setting('shared_buffers')",
+        )
+        .fetch_one(pool)
+        .await
+        .context("Postgres does not tell its version")?;
         Ok(Machine {
             cpu,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: kib(&read("/proc/meminfo"), "MemTotal:").unwrap_or_default() as u64 / 1024,
+            memory_mib: memory_mib(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             postgres,
             fsync,
+            shared_buffers,
             nats: nats.server_info().version,
             build: if cfg!(debug_assertions) {
                 "debug"

@@ -27,16 +27,24 @@ use self::report::Report;
 /// Runs a benchmark and prints its report.
 pub async fn run(command: BenchCommand, json: bool) -> anyhow::Result<()> {
     let progress = Progress::new();
-    let report = match command {
-        BenchCommand::Floor(args) => floor::run(&args, &progress).await?,
-        BenchCommand::Backbone(args) => backbone::run(&args, &progress).await?,
-        BenchCommand::Orders(args) => orders::run(&args, &progress).await?,
-        BenchCommand::Idle(args) => idle::run(&args, &progress).await?,
-        BenchCommand::Lives(args) => lives::run(&args, &progress).await?,
-        BenchCommand::All(args) => all(&args, &progress).await?,
+    let report = tokio::select! {
+        report = Box::pin(measure(&command, &progress)) => report,
+        // Everything that runs is dropped with the other branch, and ends with it.
+        () = waybill_runtime::process::shutdown_signal() => Err(anyhow::anyhow!("interrupted")),
     };
     progress.done();
-    report.print(json)
+    report?.print(json)
+}
+
+async fn measure(command: &BenchCommand, progress: &Progress) -> anyhow::Result<Report> {
+    match command {
+        BenchCommand::Floor(args) => floor::run(args, progress).await,
+        BenchCommand::Backbone(args) => backbone::run(args, progress).await,
+        BenchCommand::Orders(args) => orders::run(args, progress).await,
+        BenchCommand::Idle(args) => idle::run(args, progress).await,
+        BenchCommand::Lives(args) => lives::run(args, progress).await,
+        BenchCommand::All(args) => all(args, progress).await,
+    }
 }
 
 /// Everything with its defaults. Idleness first: nothing of the others must still be going on then.
@@ -61,7 +69,7 @@ fn defaults<A: clap::Args>() -> anyhow::Result<A> {
     Ok(A::from_arg_matches(&command.try_get_matches_from([NAME])?)?)
 }
 
-/// Says on standard error what is being measured, when a person is looking.
+/// Says on standard error what is being measured: in one line that changes, or line by line where nobody looks.
 pub struct Progress(ProgressBar);
 
 impl Progress {
@@ -76,7 +84,11 @@ impl Progress {
 
     /// What is being measured now.
     pub fn say(&self, what: impl Into<String>) {
-        self.0.set_message(what.into());
+        let what = what.into();
+        if self.0.is_hidden() {
+            eprintln!("{what}");
+        }
+        self.0.set_message(what);
     }
 
     fn done(&self) {

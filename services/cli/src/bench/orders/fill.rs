@@ -1,21 +1,45 @@
 //! A store full of orders, written set-based: what placements and their later life leave, without the log.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use sqlx::Connection as _;
 
+use super::super::Progress;
 use super::shop::Shop;
 
 /// Orders in a transaction.
 const AT_ONCE: i64 = 5_000;
 
+/// Between two lines of progress.
+const LINE: i64 = 100_000;
+
 /// Writes `count` orders of three lines and shipping, one every four seconds since 2020. Most are finished.
-pub(super) async fn fill(shop: &Shop, count: i64) -> anyhow::Result<()> {
+pub(super) async fn fill(shop: &Shop, count: i64, progress: &Progress) -> anyhow::Result<()> {
+    let next = AtomicI64::new(1);
+    // One writes while the other waits for the disk.
+    tokio::try_join!(
+        write(shop, count, &next, progress),
+        write(shop, count, &next, progress)
+    )?;
+    progress.say("orders: what the server does by and by");
+    settle(shop).await
+}
+
+/// Writes the next orders until there are `count`.
+async fn write(shop: &Shop, count: i64, next: &AtomicI64, progress: &Progress) -> anyhow::Result<()> {
     let mut conn = shop.db.dedicated().await?;
     // A disk that has fallen behind may take longer over them than a role's transactions have.
     sqlx::raw_sql("SET synchronous_commit = off; SET transaction_timeout = 0")
         .execute(&mut conn)
         .await?;
-    let mut first = 1;
-    while first <= count {
+    loop {
+        let first = next.fetch_add(AT_ONCE, Ordering::Relaxed);
+        if first > count {
+            break;
+        }
+        if first % LINE == 1 {
+            progress.say(format!("orders: filling the store, order {first} of {count}"));
+        }
         let last = count.min(first + AT_ONCE - 1);
         sqlx::query(FILL)
             .bind(shop.merchant.uuid())
@@ -24,10 +48,8 @@ pub(super) async fn fill(shop: &Shop, count: i64) -> anyhow::Result<()> {
             .bind(last)
             .execute(&mut conn)
             .await?;
-        first = last + 1;
     }
-    conn.close().await?;
-    settle(shop).await
+    Ok(conn.close().await?)
 }
 
 /// Does what the server itself does by and by: cleans up, and counts what is in the tables for the planner.

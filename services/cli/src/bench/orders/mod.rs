@@ -56,8 +56,7 @@ pub async fn run(args: &OrdersArgs, progress: &Progress) -> anyhow::Result<Repor
     empty.report_floors(&load, &mut report);
 
     if args.orders > 0 {
-        progress.say(format!("orders: writing {} orders", args.orders));
-        fill::fill(&shop, i64::from(args.orders)).await?;
+        fill::fill(&shop, i64::from(args.orders), progress).await?;
         load.place(32, args.calls as usize / 4).await?;
         let full = Rounds::measure(args, progress, "a full store", &load, None).await?;
         full.report("_full", &mut report);
