@@ -2,7 +2,7 @@
 //! caller alone waits for nobody; a thousand callers cost a few commits, and a bad one never fails its neighbours.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument as _;
@@ -11,6 +11,7 @@ use waybill_store::Db;
 
 use super::numbers::Numbers;
 use super::place::{Candidate, Outcome, PlaceChunk};
+use super::queue::{Queue, Worker};
 use crate::config::Placing;
 use crate::error::Error;
 
@@ -28,7 +29,8 @@ struct Inner {
     placing: Placing,
     /// One permit per transaction at once.
     lanes: Semaphore,
-    waiting: Mutex<VecDeque<Waiting>>,
+    /// With a worker for each lane.
+    queue: Arc<Queue<Waiting>>,
 }
 
 struct Waiting {
@@ -45,7 +47,7 @@ impl Intake {
                 numbers: numbers.clone(),
                 placing,
                 lanes: Semaphore::new(placing.lanes as usize),
-                waiting: Mutex::default(),
+                queue: Queue::new(placing.lanes as usize, 1),
             }),
         }
     }
@@ -53,9 +55,10 @@ impl Intake {
     /// Places one candidate, together with whoever else is waiting. Gives it back with its outcome.
     pub(crate) async fn place(&self, candidate: Candidate) -> Result<(Candidate, Outcome), Error> {
         let (answer, answered) = oneshot::channel();
-        self.inner.waiting().push_back(Waiting { candidate, answer });
-        // A task of its own, because it works for others too: a caller that goes away must not take them along.
-        tokio::spawn(turn(Arc::clone(&self.inner)));
+        if let Some(worker) = self.inner.queue.join(Waiting { candidate, answer }) {
+            // A task of its own, because it works for others too: a caller that goes away must not take them along.
+            tokio::spawn(work(Arc::clone(&self.inner), worker));
+        }
         let (candidate, outcome) = answered.await.map_err(|_| Error::Stopping)?;
         Ok((candidate, outcome?))
     }
@@ -69,7 +72,8 @@ impl Intake {
         let mut candidates = VecDeque::from(candidates);
         let mut done = Vec::with_capacity(candidates.len());
         while !candidates.is_empty() {
-            let chunk = self.inner.chunk(&mut candidates, |candidate| candidate);
+            let count = self.inner.fitting(&candidates, |candidate| candidate);
+            let chunk: Vec<Candidate> = candidates.drain(..count).collect();
             let Ok(_lane) = self.inner.lanes.acquire().await else {
                 break;
             };
@@ -80,34 +84,30 @@ impl Intake {
     }
 }
 
-/// Takes a lane and whoever is waiting by then. As many turns are started as candidates wait, so nobody is forgotten; most
-/// turns find that an earlier one took theirs along.
-async fn turn(inner: Arc<Inner>) {
-    let Ok(_lane) = inner.lanes.acquire().await else {
-        return;
-    };
-    let batch = inner.chunk(&mut inner.waiting(), |waiting| &waiting.candidate);
-    let Some(first) = batch.first() else { return };
-    // The batch is part of the first one's trace; events are part of their own candidate's.
-    let span = tracing::info_span!(parent: &first.candidate.span, "place orders", orders = batch.len());
-    let (candidates, answers): (Vec<Candidate>, Vec<_>) = batch
-        .into_iter()
-        .map(|waiting| (waiting.candidate, waiting.answer))
-        .unzip();
-    let outcomes = inner.run(&candidates).instrument(span).await;
-    for ((candidate, outcome), answer) in candidates.into_iter().zip(outcomes).zip(answers) {
-        // Whoever went away asks again under the same request id.
-        let _ = answer.send((candidate, outcome));
+/// Takes a lane, and whoever is waiting by then, until nobody does.
+async fn work(inner: Arc<Inner>, mut worker: Worker<Waiting>) {
+    // Each time anew: those who place many at once stand in line for the lanes too.
+    while let Ok(_lane) = inner.lanes.acquire().await
+        && let Some(batch) = worker.next(|waiting| inner.fitting(waiting, |one| &one.candidate))
+        && let Some(first) = batch.first()
+    {
+        // The batch is part of the first one's trace; events are part of their own candidate's.
+        let span = tracing::info_span!(parent: &first.candidate.span, "place orders", orders = batch.len());
+        let (candidates, answers): (Vec<Candidate>, Vec<_>) = batch
+            .into_iter()
+            .map(|waiting| (waiting.candidate, waiting.answer))
+            .unzip();
+        let outcomes = inner.run(&candidates).instrument(span).await;
+        for ((candidate, outcome), answer) in candidates.into_iter().zip(outcomes).zip(answers) {
+            // Whoever went away asks again under the same request id.
+            let _ = answer.send((candidate, outcome));
+        }
     }
 }
 
 impl Inner {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes from the front as much as one transaction may hold; at least one.
-    fn chunk<T>(&self, from: &mut VecDeque<T>, candidate: impl Fn(&T) -> &Candidate) -> Vec<T> {
+    /// How many from the front one transaction may hold; at least one, where there is one.
+    fn fitting<T>(&self, from: &VecDeque<T>, candidate: impl Fn(&T) -> &Candidate) -> usize {
         let (mut count, mut lines) = (0, 0);
         for waiting in from.iter().take(self.placing.orders) {
             lines += candidate(waiting).lines();
@@ -116,7 +116,7 @@ impl Inner {
             }
             count += 1;
         }
-        from.drain(..count).collect()
+        count
     }
 
     /// Places a chunk; one outcome per candidate, never [`Outcome::Later`].

@@ -19,6 +19,7 @@ mod payment;
 mod place;
 mod privacy;
 mod query;
+mod queue;
 mod rebuild;
 mod update;
 mod watch;
