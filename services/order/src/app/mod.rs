@@ -9,6 +9,7 @@ mod cancel_lines;
 mod customer_data;
 mod drafts;
 mod edit;
+mod fates;
 mod find;
 mod hold;
 mod import;

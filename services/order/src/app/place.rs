@@ -6,7 +6,7 @@
 //! that belongs to them, append their events.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,9 +19,10 @@ use waybill_kernel::hash;
 use waybill_kernel::id::{HoldId, LineId, MerchantId, OrderId};
 use waybill_kernel::money::Money;
 use waybill_proto::waybill::order::v1::OrderPlaced;
-use waybill_store::idempotency::{self, Claim};
+use waybill_store::idempotency;
 use waybill_store::{Origin, RequestKey, StoreError, Tx, UseCase};
 
+use super::fates::Fates;
 use super::numbers::Numbers;
 use super::{BELL, Orders};
 use crate::domain::draft::Draft;
@@ -117,7 +118,7 @@ impl Candidate {
         self.order
     }
 
-    fn source(&self) -> (Tenant, &Source) {
+    pub(super) fn source(&self) -> (Tenant, &Source) {
         (self.order.tenant, &self.order.terms.source)
     }
 }
@@ -484,89 +485,6 @@ fn tell(
         customer_key,
         events,
         entries,
-    }
-}
-
-/// What is known of each candidate so far, and who shares whose fate.
-struct Fates<'a> {
-    candidates: &'a [Candidate],
-    outcomes: Vec<Option<Outcome>>,
-    /// Candidates with new keys, each with the first one of its source.
-    fresh: Vec<(usize, usize)>,
-}
-
-impl<'a> Fates<'a> {
-    fn new(candidates: &'a [Candidate], claims: &[Claim]) -> Result<Self, StoreError> {
-        let mut outcomes = Vec::with_capacity(candidates.len());
-        let mut fresh = Vec::with_capacity(candidates.len());
-        let mut sources: HashMap<(Tenant, &Source), usize> = HashMap::with_capacity(candidates.len());
-        for (at, (candidate, claim)) in candidates.iter().zip(claims).enumerate() {
-            outcomes.push(match claim {
-                Claim::New => {
-                    fresh.push((at, *sources.entry(candidate.source()).or_insert(at)));
-                    None
-                }
-                Claim::Replay(answer) => Some(Outcome::Before(answered(answer)?)),
-                Claim::Reused => Some(Outcome::Refused(Error::RequestIdReused)),
-                Claim::SameAs(_) => None,
-            });
-        }
-        Ok(Fates {
-            candidates,
-            outcomes,
-            fresh,
-        })
-    }
-
-    /// New candidates, one per source.
-    fn firsts(&self) -> Vec<usize> {
-        self.fresh
-            .iter()
-            .filter(|(at, first)| at == first)
-            .map(|(at, _)| *at)
-            .collect()
-    }
-
-    fn is(&mut self, at: usize, outcome: Outcome) {
-        self.outcomes[at] = Some(outcome);
-    }
-
-    /// Candidates whose keys were claimed but are not kept.
-    fn unkept(&self) -> impl Iterator<Item = usize> {
-        self.fresh
-            .iter()
-            .map(|(at, _)| *at)
-            .filter(|&at| !matches!(self.outcomes[at], Some(Outcome::Placed(_))))
-    }
-
-    /// The outcome of each, once those of the firsts are known.
-    fn decide(mut self, claims: &[Claim]) -> Vec<Outcome> {
-        for (at, first) in self.fresh.clone() {
-            if at != first {
-                // Another request for the same order: it finds it there.
-                let outcome = match &self.outcomes[first] {
-                    Some(Outcome::Placed(assigned)) => {
-                        Outcome::Exists(self.candidates[first].order.id, assigned.number.clone())
-                    }
-                    Some(Outcome::Exists(order, number)) => Outcome::Exists(*order, number.clone()),
-                    _ => Outcome::Later,
-                };
-                self.outcomes[at] = Some(outcome);
-            }
-        }
-        for (at, claim) in claims.iter().enumerate() {
-            if let Claim::SameAs(first) = claim {
-                // The same request once more: the same answer.
-                self.outcomes[at] = match &self.outcomes[*first] {
-                    Some(Outcome::Placed(_)) => Some(Outcome::Before(self.candidates[*first].order.id)),
-                    other => other.clone(),
-                };
-            }
-        }
-        self.outcomes
-            .into_iter()
-            .map(|outcome| outcome.unwrap_or(Outcome::Later))
-            .collect()
     }
 }
 
