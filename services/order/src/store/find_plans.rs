@@ -11,9 +11,7 @@ use waybill_store::migrate::migrate;
 use super::*;
 use crate::domain::payment::PaymentStatus;
 use crate::domain::returns::ReturnStatus;
-
-#[path = "../../tests/it/many.rs"]
-mod many;
+use crate::store::many;
 
 /// Orders of the store that is asked, and of another one.
 const ORDERS: i64 = 200_000;

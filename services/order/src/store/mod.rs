@@ -25,6 +25,11 @@ pub(crate) mod track;
 pub(crate) mod trail;
 pub(crate) mod watch;
 
+/// A store of many orders, for tests of plans.
+#[cfg(test)]
+#[path = "../../tests/it/many.rs"]
+mod many;
+
 use secrecy::SecretString;
 use sqlx::PgExecutor;
 use waybill_store::StoreError;

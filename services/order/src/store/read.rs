@@ -492,6 +492,30 @@ macro_rules! load {
     };
 }
 
+const BY_ID: &str = load!(
+    "FROM orders o
+     WHERE o.order_id = $3 AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2"
+);
+const BY_NUMBER: &str = load!("FROM orders o WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.number = $3");
+const BY_SOURCE: &str = load!(
+    "FROM orders o
+     WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.source_system = $3 AND o.source_external_id = $4"
+);
+const BY_IDS: &str = load!(
+    "FROM UNNEST((SELECT $3::uuid[])) WITH ORDINALITY AS k (order_id, place)
+     JOIN orders o ON o.order_id = k.order_id
+         AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2
+     ORDER BY k.place"
+);
+const BY_OWNERS: &str = load!(
+    "FROM (SELECT DISTINCT * FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[]), (SELECT $3::uuid[]))
+         AS u (merchant_id, store_id, order_id)) k
+     CROSS JOIN LATERAL (
+         SELECT * FROM orders o
+         WHERE o.order_id = k.order_id AND o.merchant_id IS NOT DISTINCT FROM k.merchant_id
+         AND o.store_id IS NOT DISTINCT FROM k.store_id LIMIT 1) o"
+);
+
 /// One order of a tenant.
 ///
 /// # Errors
@@ -503,27 +527,19 @@ pub(crate) async fn find(
     key: &Key,
 ) -> Result<Option<Placed>, StoreError> {
     let query = match key {
-        Key::Id(id) => sqlx::query_as::<_, OrderRow>(load!(
-            "FROM orders o
-             WHERE o.order_id = $3 AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2"
-        ))
-        .bind(tenant.merchant.uuid())
-        .bind(tenant.store.uuid())
-        .bind(id.uuid()),
-        Key::Number(number) => sqlx::query_as(load!(
-            "FROM orders o WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.number = $3"
-        ))
-        .bind(tenant.merchant.uuid())
-        .bind(tenant.store.uuid())
-        .bind(number),
-        Key::Source(source) => sqlx::query_as(load!(
-            "FROM orders o
-             WHERE o.merchant_id = $1 AND o.store_id = $2 AND o.source_system = $3 AND o.source_external_id = $4"
-        ))
-        .bind(tenant.merchant.uuid())
-        .bind(tenant.store.uuid())
-        .bind(&source.system)
-        .bind(&source.external_id),
+        Key::Id(id) => sqlx::query_as::<_, OrderRow>(BY_ID)
+            .bind(tenant.merchant.uuid())
+            .bind(tenant.store.uuid())
+            .bind(id.uuid()),
+        Key::Number(number) => sqlx::query_as(BY_NUMBER)
+            .bind(tenant.merchant.uuid())
+            .bind(tenant.store.uuid())
+            .bind(number),
+        Key::Source(source) => sqlx::query_as(BY_SOURCE)
+            .bind(tenant.merchant.uuid())
+            .bind(tenant.store.uuid())
+            .bind(&source.system)
+            .bind(&source.external_id),
     };
     query
         .fetch_optional(executor)
@@ -545,17 +561,12 @@ pub(crate) async fn by_ids(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<OrderRow> = sqlx::query_as(load!(
-        "FROM UNNEST((SELECT $3::uuid[])) WITH ORDINALITY AS k (order_id, place)
-         JOIN orders o ON o.order_id = k.order_id
-              AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2
-         ORDER BY k.place"
-    ))
-    .bind(tenant.merchant.uuid())
-    .bind(tenant.store.uuid())
-    .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
-    .fetch_all(executor)
-    .await?;
+    let rows: Vec<OrderRow> = sqlx::query_as(BY_IDS)
+        .bind(tenant.merchant.uuid())
+        .bind(tenant.store.uuid())
+        .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+        .fetch_all(executor)
+        .await?;
     rows.into_iter().map(OrderRow::order).collect()
 }
 
@@ -576,18 +587,15 @@ pub(crate) async fn by_owners(
         stores.push(tenant.store.uuid());
         orders.push(order.uuid());
     }
-    let rows: Vec<OrderRow> = sqlx::query_as(load!(
-        "FROM (SELECT DISTINCT * FROM UNNEST((SELECT $1::uuid[]), (SELECT $2::uuid[]), (SELECT $3::uuid[]))
-               AS u (merchant_id, store_id, order_id)) k
-         CROSS JOIN LATERAL (
-             SELECT * FROM orders o
-             WHERE o.order_id = k.order_id AND o.merchant_id IS NOT DISTINCT FROM k.merchant_id
-               AND o.store_id IS NOT DISTINCT FROM k.store_id LIMIT 1) o"
-    ))
-    .bind(merchants)
-    .bind(stores)
-    .bind(orders)
-    .fetch_all(executor)
-    .await?;
+    let rows: Vec<OrderRow> = sqlx::query_as(BY_OWNERS)
+        .bind(merchants)
+        .bind(stores)
+        .bind(orders)
+        .fetch_all(executor)
+        .await?;
     rows.into_iter().map(OrderRow::order).collect()
 }
+
+#[cfg(test)]
+#[path = "read_plans.rs"]
+mod plans;
