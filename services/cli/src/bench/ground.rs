@@ -5,8 +5,8 @@ use std::str::FromStr as _;
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use waybill_embedded::{DataDir, Embedded};
 use waybill_runtime::config::Secret;
 use waybill_runtime::service::{DatabaseConfig, NatsConfig};
@@ -80,12 +80,7 @@ impl Ground {
     /// foreign keys. Positions of a log come from the sequence `bare_position`.
     pub async fn copy_tables(&self, service: &str, tables: &[&str]) -> anyhow::Result<()> {
         let owner = role_of(FLOOR);
-        let admin = self.embedded.postgres().admin_url();
-        let options = PgConnectOptions::from_str(admin)?.database(setup::DATABASE);
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await?;
+        let mut conn = self.admin().await?;
         let mut sql = format!(
             "CREATE SEQUENCE {FLOOR}.bare_position; ALTER SEQUENCE {FLOOR}.bare_position OWNER TO {owner};"
         );
@@ -96,9 +91,20 @@ impl Ground {
             ));
         }
         // Names of our own: tables in the source, services in the launcher.
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await?;
-        pool.close().await;
-        Ok(())
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await?;
+        Ok(conn.close().await?)
+    }
+
+    /// Has everything written to the disk, as the server itself does every few minutes.
+    pub async fn checkpoint(&self) -> anyhow::Result<()> {
+        let mut conn = self.admin().await?;
+        sqlx::raw_sql("CHECKPOINT").execute(&mut conn).await?;
+        Ok(conn.close().await?)
+    }
+
+    async fn admin(&self) -> anyhow::Result<PgConnection> {
+        let options = PgConnectOptions::from_str(self.embedded.postgres().admin_url())?;
+        Ok(options.database(setup::DATABASE).connect().await?)
     }
 
     /// A bare connection to NATS.
