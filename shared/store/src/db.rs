@@ -8,7 +8,7 @@
 //! [`Db::begin`] do, and reads go straight to [`Db::pool`].
 
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -128,6 +128,14 @@ struct Inner {
     schema: Name,
     refusal: Arc<Mutex<Option<String>>>,
     bells: Bells,
+    /// The pools of handles apart, to be closed with this one.
+    apart: Mutex<Vec<PgPool>>,
+}
+
+impl Inner {
+    fn apart(&self) -> MutexGuard<'_, Vec<PgPool>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Db {
@@ -180,6 +188,7 @@ impl Db {
                 schema,
                 refusal,
                 bells: Bells::default(),
+                apart: Mutex::default(),
             }),
         })
     }
@@ -192,14 +201,17 @@ impl Db {
         let mut options = self.inner.options.clone();
         options.on_connect.extend(check);
         let refusal = Arc::new(Mutex::new(None));
+        let pool = pool(&self.inner.connect, connections, &options, &refusal);
+        self.inner.apart().push(pool.clone());
         Db {
             inner: Arc::new(Inner {
-                pool: pool(&self.inner.connect, connections, &options, &refusal),
+                pool,
                 connect: self.inner.connect.clone(),
                 options,
                 schema: self.inner.schema.clone(),
                 refusal,
                 bells: self.inner.bells.clone(),
+                apart: Mutex::default(),
             }),
         }
     }
@@ -267,9 +279,11 @@ impl Db {
         self.inner.bells.get(name)
     }
 
-    /// Closes the pool, after the connections in use have come back.
+    /// Closes the pool, and those of handles apart, after the connections in use have come back.
     pub async fn close(&self) {
-        self.inner.pool.close().await;
+        let apart = std::mem::take(&mut *self.inner.apart());
+        let all = apart.iter().chain([&self.inner.pool]);
+        futures_util::future::join_all(all.map(PgPool::close)).await;
     }
 
     fn last_refusal(&self) -> Option<String> {

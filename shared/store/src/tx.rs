@@ -74,8 +74,19 @@ impl Tx {
         committed
     }
 
+    /// Frees the locks at once, after something failed in here. If that fails the connection is gone and the server has freed
+    /// them. When it was this session that failed ([`StoreError::is_stale_session`]), it does not come back to the pool.
+    pub async fn give_up(self, after: Option<&StoreError>) {
+        if after.is_some_and(StoreError::is_stale_session) {
+            tracing::info!("a session remembered what is gone; it is ended");
+            self.end_session().await;
+        } else if let Err(error) = self.rollback().await {
+            tracing::debug!(%error, "the connection was lost while rolling back");
+        }
+    }
+
     /// Rolls back by ending the session, so that the pool opens another one.
-    pub(crate) async fn end_session(mut self) {
+    async fn end_session(mut self) {
         // The pool gives out no connection that it cannot roll back on. A role may end its own sessions.
         let ended = sqlx::raw_sql("ROLLBACK; SELECT pg_terminate_backend(pg_backend_pid())");
         if let Err(error) = ended.execute(&mut *self.inner).await {

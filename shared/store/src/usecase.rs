@@ -93,7 +93,7 @@ impl Db {
                 Ok(output)
             }
             Err(error) => {
-                give_up(tx, error.store_error()).await;
+                tx.give_up(error.store_error()).await;
                 Err(error)
             }
         }
@@ -118,11 +118,11 @@ impl Db {
                 Ok(output)
             }
             Ok(Keyed::Before(output)) => {
-                give_up(tx, None).await;
+                tx.give_up(None).await;
                 Ok(output)
             }
             Err(error) => {
-                give_up(tx, error.store_error()).await;
+                tx.give_up(error.store_error()).await;
                 Err(error)
             }
         }
@@ -169,16 +169,6 @@ where
             idempotency::record(tx.conn(), &[(key, response)]).await?;
             Ok(Keyed::Done(output))
         }
-    }
-}
-
-/// Frees the locks at once. If that fails the connection is gone and the server has freed them.
-async fn give_up(tx: Tx, after: Option<&StoreError>) {
-    if after.is_some_and(StoreError::is_stale_session) {
-        tracing::info!("a session remembered what is gone; it is ended");
-        tx.end_session().await;
-    } else if let Err(error) = tx.rollback().await {
-        tracing::debug!(%error, "the connection was lost while rolling back");
     }
 }
 

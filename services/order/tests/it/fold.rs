@@ -400,3 +400,50 @@ async fn a_fact_that_cannot_be_is_put_aside() -> Result<()> {
     house.stop().await;
     Ok(())
 }
+
+/// The types that whole rows go in as, put back under living sessions as a copy of the schema would: sessions know them by
+/// numbers that nothing has any more. Callers and the fold go on, on other sessions.
+#[tokio::test]
+async fn sessions_that_outlive_their_schema_are_replaced() -> Result<()> {
+    const TYPES: &str = include_str!("../../migrations/20261129210000_new_rows.sql");
+    let house = House::start().await?;
+    let shop = house.service.shop();
+    let placed = shop.place(order("1")).await;
+    let id = placed.order_id.clone();
+    let (first, second) = (ShipmentId::generate(), ShipmentId::generate());
+    let parcel = shipped(&placed, first, 1);
+    house.fulfillment.tell(&shop, &id, &[parcel]).await?;
+    until(&shop, &id, "a parcel", |o| {
+        o.fulfillment_status() == proto::FulfillmentStatus::PartiallyFulfilled
+    })
+    .await;
+
+    let mut tables = house.service.tables().await;
+    let again = TYPES.lines().filter_map(|line| {
+        let name = line.strip_prefix("CREATE TYPE ")?.split(' ').next()?;
+        Some(format!("DROP TYPE {name};\n"))
+    });
+    let again: String = again.chain([TYPES.to_owned()]).collect();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "BEGIN; SET LOCAL ROLE {}; {again} COMMIT",
+        waybill_store::bootstrap::role_of("order")
+    )))
+    .execute(&mut tables)
+    .await?;
+
+    let parcel = shipped(&placed, second, 1);
+    house.fulfillment.tell(&shop, &id, &[parcel]).await?;
+    until(&shop, &id, "the other parcel", |o| {
+        o.fulfillment_status() == proto::FulfillmentStatus::Fulfilled
+    })
+    .await;
+    shop.place(order("2")).await;
+    // A call may meet more such sessions than it has tries; it is told to come again.
+    eventually("a capture", SOON, async || {
+        let answer = shop.capture(&id, "pay", 1000).await;
+        answer.map(drop).map_err(|status| format!("{status:?}"))
+    })
+    .await;
+    house.stop().await;
+    Ok(())
+}

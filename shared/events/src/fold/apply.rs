@@ -14,7 +14,7 @@ use uuid::Uuid;
 use waybill_proto::waybill::events::v1::LoggedEvent;
 use waybill_runtime::tasks::panic_text;
 use waybill_runtime::telemetry;
-use waybill_store::error::StoreError;
+use waybill_store::error::{RetryClass as _, StoreError};
 use waybill_store::{Db, Tx};
 
 use super::{Fold, FoldError, Projection, Reaction};
@@ -65,11 +65,15 @@ impl<F: Fold> Applier<F> {
     /// Applies a batch.
     pub(super) async fn batch(&self, moves: &[Move], events: &[Event]) -> Result<Tally, ApplyError> {
         let mut tx = self.db.begin().await?;
-        let (mut plan, mut tally) = self.enter(&mut tx, moves, events).await?;
-        self.keep_back(&mut tx, &plan).await?;
+        let applied = self.batch_in(&mut tx, moves, events).await;
+        end(tx, applied).await
+    }
+
+    async fn batch_in(&self, tx: &mut Tx, moves: &[Move], events: &[Event]) -> Result<Tally, ApplyError> {
+        let (mut plan, mut tally) = self.enter(tx, moves, events).await?;
+        self.keep_back(tx, &plan).await?;
         let spans = self.spans(&mut plan.apply);
-        self.effects(&mut tx, &plan.apply, &spans).await?;
-        tx.commit().await?;
+        self.effects(tx, &plan.apply, &spans).await?;
         tally.applied = plan.apply.len();
         Ok(tally)
     }
@@ -78,10 +82,15 @@ impl<F: Fold> Applier<F> {
     /// letter and the others, which are of the same key, are parked behind it.
     pub(super) async fn single(&self, step: &Move, event: &Event) -> Result<Tally, ApplyError> {
         let mut tx = self.db.begin().await?;
+        let applied = self.single_in(&mut tx, step, event).await;
+        end(tx, applied).await
+    }
+
+    async fn single_in(&self, tx: &mut Tx, step: &Move, event: &Event) -> Result<Tally, ApplyError> {
         let (mut plan, mut tally) = self
-            .enter(&mut tx, std::slice::from_ref(step), std::slice::from_ref(event))
+            .enter(tx, std::slice::from_ref(step), std::slice::from_ref(event))
             .await?;
-        self.keep_back(&mut tx, &plan).await?;
+        self.keep_back(tx, &plan).await?;
         let spans = self.spans(&mut plan.apply);
         let mut left = plan.apply.as_slice();
         while let Some((event, rest)) = left.split_first() {
@@ -91,7 +100,7 @@ impl<F: Fold> Applier<F> {
                 .map_err(StoreError::from)?;
             let at = plan.apply.len() - left.len();
             match self
-                .effects(&mut tx, std::slice::from_ref(event), &spans[at..=at])
+                .effects(tx, std::slice::from_ref(event), &spans[at..=at])
                 .await
             {
                 Ok(()) => tally.applied += 1,
@@ -100,7 +109,7 @@ impl<F: Fold> Applier<F> {
                         .execute(tx.conn())
                         .await
                         .map_err(StoreError::from)?;
-                    self.bury(&mut tx, event, rest, &error).await?;
+                    self.bury(tx, event, rest, &error).await?;
                     tally.letters = 1;
                     tally.parked += rest.len();
                     break;
@@ -109,7 +118,6 @@ impl<F: Fold> Applier<F> {
             }
             left = rest;
         }
-        tx.commit().await?;
         Ok(tally)
     }
 
@@ -283,6 +291,24 @@ impl<F: Fold> Applier<F> {
                 span
             })
             .collect()
+    }
+}
+
+/// Commits what was applied, or nothing of it.
+async fn end(tx: Tx, applied: Result<Tally, ApplyError>) -> Result<Tally, ApplyError> {
+    match applied {
+        Ok(tally) => {
+            tx.commit().await?;
+            Ok(tally)
+        }
+        Err(error) => {
+            let refused = match &error {
+                ApplyError::Fold(error) => error.store_error(),
+                ApplyError::Lost | ApplyError::TooManyLetters(_) => None,
+            };
+            tx.give_up(refused).await;
+            Err(error)
+        }
     }
 }
 

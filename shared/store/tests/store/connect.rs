@@ -205,5 +205,8 @@ async fn a_handle_apart_has_connections_of_its_own() -> anyhow::Result<()> {
     tx.commit().await?;
     tokio::time::timeout(Duration::from_secs(10), db.bell("news").notified()).await?;
     drop(held);
+
+    db.close().await;
+    assert!(apart.begin().await.is_err(), "it is closed with the other one");
     Ok(())
 }
