@@ -2,16 +2,14 @@
 //!
 //! Plans are made twice: for the values at hand, and for whatever values, since the server may keep a statement's plan.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 use waybill_kernel::id::{MerchantId, StoreId};
 use waybill_kernel::money::Currency;
-use waybill_store::Db;
-use waybill_store::migrate::migrate;
 
 use super::*;
 use crate::domain::payment::PaymentStatus;
 use crate::domain::returns::ReturnStatus;
-use crate::store::many;
+use crate::store::plans::{generic, many, tables};
 
 /// Orders of the store that is asked, and of another one.
 const ORDERS: i64 = 200_000;
@@ -149,12 +147,10 @@ async fn plan(
 ) -> Result<String, sqlx::Error> {
     let mut sql = Sql::new(if values { "EXPLAIN " } else { "" });
     build(&mut sql);
-    let rows = if values {
-        sql.build().fetch_all(tables).await?
-    } else {
-        let generic = format!("EXPLAIN (GENERIC_PLAN) {}", sql.sql().as_str());
-        sqlx::raw_sql(AssertSqlSafe(generic)).fetch_all(tables).await?
-    };
+    if !values {
+        return generic(tables, sql.sql().as_str()).await;
+    }
+    let rows = sql.build().fetch_all(tables).await?;
     let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     Ok(lines.join("\n"))
 }
@@ -173,17 +169,7 @@ fn reads_all_of(plan: &str) -> Option<&'static str> {
 
 #[tokio::test]
 async fn no_statement_reads_a_large_table_from_end_to_end() -> Result<(), Box<dyn std::error::Error>> {
-    let place = waybill_testkit::database(&["order"]).await;
-    let config = waybill_runtime::service::DatabaseConfig {
-        url: waybill_runtime::config::Secret::from_value(place.url("order")),
-        ..Default::default()
-    };
-    let db = Db::connect(&config, "order").await?;
-    migrate(&db, &[&waybill_events::MIGRATOR, &crate::MIGRATOR]).await?;
-    let mut tables = place.admin().await;
-    sqlx::raw_sql("SET search_path = \"order\"")
-        .execute(&mut tables)
-        .await?;
+    let (_place, mut tables) = tables().await;
     let tenant = Tenant {
         merchant: MerchantId::generate(),
         store: StoreId::generate(),

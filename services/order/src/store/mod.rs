@@ -24,11 +24,12 @@ pub(crate) mod timeline;
 pub(crate) mod track;
 pub(crate) mod trail;
 pub(crate) mod watch;
+mod whole;
 
-/// A store of many orders, for tests of plans.
+/// What tests of plans stand on.
 #[cfg(test)]
-#[path = "../../tests/it/many.rs"]
-mod many;
+#[path = "plans_tests.rs"]
+mod plans;
 
 use secrecy::SecretString;
 use sqlx::PgExecutor;

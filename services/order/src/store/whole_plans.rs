@@ -2,13 +2,10 @@
 //! tables are too young to have statistics, when every index seems as good as another. The other statements may walk more
 //! than they need until the server has first counted.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use waybill_kernel::id::{MerchantId, StoreId};
-use waybill_store::Db;
-use waybill_store::migrate::migrate;
 
 use super::*;
-use crate::store::many;
+use crate::store::plans::{generic, many, tables};
 
 /// What `GetOrder` asks by id.
 const BY_ONE_ID: [Statement; 2] = [
@@ -24,32 +21,13 @@ const OTHERS: [Statement; 3] = [
 /// Its name, its text, and the index that finds its orders.
 type Statement = (&'static str, &'static str, &'static str);
 
-/// The plan for whatever values, as the server keeps it.
-async fn plan(tables: &mut PgConnection, statement: &str) -> Result<String, sqlx::Error> {
-    let explain = format!("EXPLAIN (GENERIC_PLAN) {statement}");
-    let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(tables).await?;
-    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(lines.join("\n"))
-}
-
 #[tokio::test]
 async fn an_order_is_found_by_its_key_alone() -> Result<(), Box<dyn std::error::Error>> {
-    let place = waybill_testkit::database(&["order"]).await;
-    let config = waybill_runtime::service::DatabaseConfig {
-        url: waybill_runtime::config::Secret::from_value(place.url("order")),
-        ..Default::default()
-    };
-    let db = Db::connect(&config, "order").await?;
-    migrate(&db, &[&waybill_events::MIGRATOR, &crate::MIGRATOR]).await?;
-    let mut tables = place.admin().await;
-    sqlx::raw_sql("SET search_path = \"order\"")
-        .execute(&mut tables)
-        .await?;
-
+    let (_place, mut tables) = tables().await;
     for age in ["young", "known"] {
         let others = OTHERS.iter().filter(|_| age == "known");
         for (name, statement, index) in BY_ONE_ID.iter().chain(others) {
-            let plan = plan(&mut tables, statement).await?;
+            let plan = generic(&mut tables, statement).await?;
             let scans: Vec<&str> = plan.lines().filter(|line| line.contains(" on orders")).collect();
             assert!(
                 !scans.is_empty() && scans.iter().all(|scan| scan.contains(&format!("using {index} "))),
