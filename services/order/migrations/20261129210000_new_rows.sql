@@ -1,6 +1,6 @@
 -- Rows on their way in. A statement takes the rows of a table as one array of these, instead of an array for each column:
 -- every array of an UNNEST is a function that is called, and a store of its results that is made and read row by row. An
--- order has 88 columns; alone they took a quarter of the time of the statement that writes it, and a seventh in a crowd.
+-- order has 88 columns; alone they took a fifth of the time of the statement that writes it, and a seventh in a crowd.
 --
 -- A type is never altered. While a service is updated, the version before writes rows of the type that it knows: a new column
 -- comes with a new type, and the old one goes with a later version. The fields of a type stand as in store/rows.rs.

@@ -315,7 +315,7 @@ pub(crate) struct Tuning {
 fn settings(port: u16, tuning: Tuning) -> String {
     let Tuning { durable, buffers_mib } = tuning;
     let durability = if durable {
-        // So far apart that a page is written whole once for many changes, and no further than a crash is recovered in a minute.
+        // Checkpoints so far apart that a page is logged whole once for many changes; what lies between two is read after a crash.
         format!(
             "fsync = on\nfull_page_writes = on\nmax_wal_size = {}MB\n",
             2048.max(2 * buffers_mib)
