@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Validate};
@@ -24,29 +25,46 @@ pub trait ServiceConfig: DeserializeOwned + Default + Serialize + Validate {
     fn common(&self) -> &CommonConfig;
 }
 
+/// The signals that ask a process to stop: SIGINT (Ctrl-C) and SIGTERM.
+///
+/// One of these hears all signals from [`StopSignals::listen`] on, also those that come while nobody waits. What comes
+/// between two of these is heard by neither.
+pub struct StopSignals {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl StopSignals {
+    /// Listens from now on. Call it in a runtime.
+    pub fn listen() -> StopSignals {
+        // A signal whose handler cannot be set keeps its meaning, to end the process; the other may still be heard.
+        StopSignals {
+            interrupt: signal(SignalKind::interrupt()).ok(),
+            terminate: signal(SignalKind::terminate()).ok(),
+        }
+    }
+
+    /// Completes at the next signal. Signals that came at the same time count as one.
+    pub async fn next(&mut self) {
+        async fn one(signal: Option<&mut Signal>) {
+            let heard = match signal {
+                Some(signal) => signal.recv().await,
+                None => None,
+            };
+            if heard.is_none() {
+                std::future::pending().await
+            }
+        }
+        tokio::select! {
+            () = one(self.interrupt.as_mut()) => {}
+            () = one(self.terminate.as_mut()) => {}
+        }
+    }
+}
+
 /// Completes when the process is asked to stop: SIGINT (Ctrl-C) or SIGTERM.
 pub async fn shutdown_signal() {
-    let interrupt = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            // No handler could be set: this signal will never be seen, but the other may.
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending::<()>().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
+    StopSignals::listen().next().await;
 }
 
 /// Runs one service until it is asked to stop.
@@ -141,11 +159,12 @@ where
 
 /// Passes the first signal on and completes when the service should no longer be waited for.
 async fn give_up(shutdown: CancellationToken, grace: Duration) {
-    shutdown_signal().await;
+    let mut signals = StopSignals::listen();
+    signals.next().await;
     tracing::info!(grace_seconds = grace.as_secs(), "asked to stop, draining");
     shutdown.cancel();
     tokio::select! {
-        () = shutdown_signal() => {}
+        () = signals.next() => {}
         () = tokio::time::sleep(grace + Duration::from_secs(5)) => {}
     }
 }
@@ -215,6 +234,18 @@ mod tests {
 
     fn parse(given: &[&str]) -> Result<Arguments, String> {
         arguments(given.iter().map(|text| (*text).to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn signals_are_heard_while_nobody_waits() {
+        let mut signals = StopSignals::listen();
+        for name in ["-TERM", "-INT", "-TERM"] {
+            let sent = std::process::Command::new("kill")
+                .args([name, &std::process::id().to_string()])
+                .status();
+            assert!(sent.is_ok_and(|status| status.success()));
+            signals.next().await;
+        }
     }
 
     #[test]

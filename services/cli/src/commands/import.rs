@@ -11,6 +11,7 @@ use waybill_proto::waybill::order::v1::{
 };
 use waybill_rpc::client::is_retryable;
 use waybill_rpc::fault;
+use waybill_runtime::process::shutdown_signal;
 
 use super::request_id;
 use crate::args::{FormatArg, ImportArgs};
@@ -75,7 +76,7 @@ pub async fn run(session: &Session, args: &ImportArgs, json: bool) -> anyhow::Re
     };
     let sent = tokio::select! {
         sent = source.send(session, &mut told) => sent,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("the import was stopped")),
+        () = shutdown_signal() => Err(anyhow::anyhow!("the import was stopped")),
     };
     progress.finish_and_clear();
     let import = sent.map_err(|error| match error.downcast_ref::<Status>() {
