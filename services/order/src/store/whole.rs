@@ -6,7 +6,8 @@
 ///
 /// An order that is named by its id is found by it alone; merchant and store are compared with what was found, in words that
 /// no index answers. While a table is too young to have statistics, the planner takes every index for equally good, and
-/// would walk all orders of the store for each one.
+/// would walk all orders of the store for each one. Of many ids each is looked up by itself (LATERAL with a LIMIT), or the
+/// planner might read all orders to join them.
 ///
 /// Where orders are given as an array, the array is read by a subquery: the planner does not see how long it is, so a plan
 /// for this one array never seems better than the plan for all. It would be the same plan, and making it takes longer than
@@ -56,8 +57,10 @@ pub(super) const BY_SOURCE: &str = load!(
 );
 pub(super) const BY_IDS: &str = load!(
     "FROM UNNEST((SELECT $3::uuid[])) WITH ORDINALITY AS k (order_id, place)
-     JOIN orders o ON o.order_id = k.order_id
-         AND o.merchant_id IS NOT DISTINCT FROM $1 AND o.store_id IS NOT DISTINCT FROM $2
+     CROSS JOIN LATERAL (
+         SELECT * FROM orders o
+         WHERE o.order_id = k.order_id AND o.merchant_id IS NOT DISTINCT FROM $1
+         AND o.store_id IS NOT DISTINCT FROM $2 LIMIT 1) o
      ORDER BY k.place"
 );
 pub(super) const BY_OWNERS: &str = load!(
