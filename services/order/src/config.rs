@@ -159,7 +159,7 @@ pub struct Placing {
     /// Transactions at once, each on a connection of its own beside those of `database.max_connections`. At most 100; default
     /// 2: while one waits for the disk the other works.
     pub lanes: u32,
-    /// Orders in a transaction, at most. Default 200.
+    /// Orders in a transaction, at most. Default 64: more save little, and everybody waits for the last one's.
     pub orders: usize,
     /// Lines in a transaction, at most, unless one order has more. Default 2000: bulk work commits well within a second,
     /// because every reader of every log waits for the oldest transaction.
@@ -170,7 +170,7 @@ impl Default for Placing {
     fn default() -> Self {
         Placing {
             lanes: 2,
-            orders: 200,
+            orders: 64,
             lines: 2000,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A candidate fails alone. Whether it is new is decided by the database, by its request key first and by its source
 //! second (O-8), so that the same holds for two calls at once, for two messages of a batch and for two batches. The
-//! statements are the same few for one order and for two hundred: claim the keys, draw numbers, write the orders with all
+//! statements are the same few for one order and for sixty: claim the keys, draw numbers, write the orders with all
 //! that belongs to them, append their events.
 
 use std::borrow::Cow;
