@@ -35,6 +35,8 @@ const MOST_IN_FLIGHT: usize = 256;
 /// Placements after a checkpoint that are not measured in a full store. The first change of a page since a checkpoint is
 /// logged with the whole page, and there they all lie on pages of their own: for a while a placement costs half as much again.
 const FIRST_WRITES: usize = 50_000;
+/// Bytes of a GiB.
+const GIB: f64 = (1_u64 << 30) as f64;
 /// Reads and lists in flight.
 const READERS: usize = 32;
 /// Orders of a page of the list.
@@ -61,6 +63,9 @@ pub async fn run(args: &OrdersArgs, progress: &Progress) -> anyhow::Result<Repor
 
     if args.orders > 0 {
         fill::fill(&shop, i64::from(args.orders), progress).await?;
+        let (tables, indexes) = shop.bytes().await?;
+        report.figure("full_tables_gib", tables as f64 / GIB);
+        report.figure("full_indexes_gib", indexes as f64 / GIB);
         progress.say("orders: a checkpoint, and placing until most pages were written once since");
         ground.checkpoint().await?;
         load.place(MOST_IN_FLIGHT, FIRST_WRITES.min(args.orders as usize))

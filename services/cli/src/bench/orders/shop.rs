@@ -89,6 +89,14 @@ impl Shop {
         OrderServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
     }
 
+    /// Bytes of the service's tables, and of the indexes on them.
+    pub(super) async fn bytes(&self) -> anyhow::Result<(i64, i64)> {
+        let sums =
+            "SELECT sum(pg_table_size(c.oid))::bigint, sum(pg_indexes_size(c.oid))::bigint FROM pg_class c
+                    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'";
+        Ok(sqlx::query_as(sums).fetch_one(self.db.pool()).await?)
+    }
+
     /// Whether each placement that was answered is an order, and nothing else is.
     pub(super) async fn check(&self, answered: u64) -> anyhow::Result<()> {
         let placed: i64 = sqlx::query_scalar(
