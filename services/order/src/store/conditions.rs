@@ -56,35 +56,33 @@ impl Narrow {
         // In the order of the index: else the planner may hope to meet enough of them soon by reading the whole table.
         let order = match self {
             Narrow::ExternalId => {
-                let id = filter.customer_external_id.as_deref().unwrap_or_default();
                 push_from(sql, "order_contacts c", "c", tenant);
-                push_external_id(sql, id, Match::Range);
-                EXTERNAL_ID
+                push_external_id(sql, filter.customer_external_id.as_deref().unwrap_or_default());
+                format!("{EXTERNAL_ID}, c.order_id")
             }
             Narrow::Email => {
-                let email = filter.customer_email.as_deref().unwrap_or_default();
                 push_from(sql, "order_contacts c", "c", tenant);
-                push_email(sql, email, Match::Range);
-                EMAIL
+                push_email(sql, filter.customer_email.as_deref().unwrap_or_default());
+                format!("{EMAIL}, c.order_id")
             }
             Narrow::Text => {
                 return push_texts(sql, tenant, filter.text.as_deref().unwrap_or_default(), limit);
             }
             Narrow::Sku => {
                 push_from(sql, "order_lines l", "l", tenant);
-                push_sku(sql, filter.sku.as_deref().unwrap_or_default(), Match::Range);
-                SKU
+                push_range_of_sku(sql, filter.sku.as_deref().unwrap_or_default());
+                SKU.to_owned()
             }
             Narrow::Tag => {
                 push_from(sql, "order_tags t", "t", tenant);
                 sql.push(" AND t.tag = ");
                 sql.push_bind(filter.tag.clone());
-                "t.tag, t.order_id"
+                "t.tag, t.order_id".to_owned()
             }
             Narrow::Total => {
                 push_from(sql, "orders o", "o", tenant);
                 push_range(sql, filter, By::Total);
-                "o.currency, o.total_minor, o.order_id"
+                "o.currency, o.total_minor, o.order_id".to_owned()
             }
         };
         sql.push(format!(" ORDER BY {order} LIMIT {limit}"));
@@ -158,16 +156,16 @@ pub(super) fn push_conditions(sql: &mut Sql, filter: &Filter) {
     }
     if let Some(sku) = &filter.sku {
         sql.push(" AND ");
-        push_some(sql, "order_lines l", "l", |sql| push_sku(sql, sku, Match::Equal));
+        push_some(sql, "order_lines l", "l", |sql| push_sku(sql, sku));
     }
     if filter.customer_external_id.is_some() || filter.customer_email.is_some() {
         sql.push(" AND ");
         push_some(sql, "order_contacts c", "c", |sql| {
             if let Some(id) = &filter.customer_external_id {
-                push_external_id(sql, id, Match::Equal);
+                push_external_id(sql, id);
             }
             if let Some(email) = &filter.customer_email {
-                push_email(sql, email, Match::Equal);
+                push_email(sql, email);
             }
         });
     }
@@ -187,51 +185,42 @@ fn push_some(sql: &mut Sql, table: &str, name: &str, conditions: impl FnOnce(&mu
     sql.push(" LIMIT 1) IS TRUE");
 }
 
-/// How one text is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Match {
-    /// As a range of one text, by an index that ends with the text and in its order. Of what equals a text the planner knows that
-    /// it is in order already, and may read the whole table instead.
-    Range,
-    /// As it is.
-    Equal,
-}
-
-/// Whether an expression is a text, as it is written or in lower case.
-fn push_is(sql: &mut Sql, expression: &str, text: &str, case: Case, how: Match) {
-    let (before, behind) = case.around();
-    let words: &[&str] = match how {
-        Match::Range => &[" BETWEEN ", " AND "],
-        Match::Equal => &[" = "],
-    };
-    sql.push(expression);
-    for word in words {
-        sql.push(format!("{word}{before}"));
-        sql.push_bind(text.to_owned());
-        sql.push(format!("{behind})"));
-    }
-}
-
-fn push_sku(sql: &mut Sql, sku: &str, how: Match) {
-    sql.push(" AND ");
-    push_is(sql, SKU, sku, Case::LowerAscii, how);
-    sql.push(" AND l.sku = ");
+fn push_sku(sql: &mut Sql, sku: &str) {
+    sql.push(format!(" AND {SKU} = lower("));
+    sql.push_bind(sku.to_owned());
+    sql.push(" COLLATE \"C\") AND l.sku = ");
     sql.push_bind(sku.to_owned());
 }
 
-pub(super) fn push_email(sql: &mut Sql, email: &str, how: Match) {
-    sql.push(" AND c.email <> '' AND ");
-    push_is(sql, EMAIL, email, Case::Lower, how);
+/// The same, to find lines by the index of skus in its order. The sku is the only one of a range then: of what equals a text the
+/// planner knows that it is in order already, and may read the whole table for it instead.
+fn push_range_of_sku(sql: &mut Sql, sku: &str) {
+    sql.push(format!(" AND {SKU} BETWEEN lower("));
+    sql.push_bind(sku.to_owned());
+    sql.push(" COLLATE \"C\") AND lower(");
+    sql.push_bind(sku.to_owned());
+    sql.push(" COLLATE \"C\") AND l.sku = ");
+    sql.push_bind(sku.to_owned());
 }
 
-pub(super) fn push_external_id(sql: &mut Sql, id: &str, how: Match) {
-    sql.push(" AND c.customer_external_id <> '' AND ");
-    push_is(sql, EXTERNAL_ID, id, Case::AsIs, how);
+pub(super) fn push_email(sql: &mut Sql, email: &str) {
+    sql.push(format!(" AND c.email <> '' AND {EMAIL} = lower("));
+    sql.push_bind(email.to_owned());
+    sql.push("::text)");
+}
+
+pub(super) fn push_external_id(sql: &mut Sql, id: &str) {
+    sql.push(format!(" AND c.customer_external_id <> '' AND {EXTERNAL_ID} = "));
+    sql.push_bind(id.to_owned());
 }
 
 /// Whether an expression begins with a text, in the case that is told.
 fn push_begins(sql: &mut Sql, expression: &str, text: &str, case: Case) {
-    let (before, behind) = case.around();
+    let (before, behind) = match case {
+        Case::AsIs => ("(", "::text"),
+        Case::Lower => ("lower(", "::text"),
+        Case::LowerAscii => ("lower(", "::text COLLATE \"C\""),
+    };
     sql.push(format!("({expression} >= {before}"));
     sql.push_bind(text.to_owned());
     sql.push(format!("{behind}) AND {expression} < {before}"));
@@ -247,17 +236,6 @@ enum Case {
     Lower,
     /// Both in lower case, as far as they are ASCII.
     LowerAscii,
-}
-
-impl Case {
-    /// What stands around a text that is compared so, but for the closing bracket.
-    const fn around(self) -> (&'static str, &'static str) {
-        match self {
-            Case::AsIs => ("(", "::text"),
-            Case::Lower => ("lower(", "::text"),
-            Case::LowerAscii => ("lower(", "::text COLLATE \"C\""),
-        }
-    }
 }
 
 /// What a text is compared with in contacts, each with the condition that its index has.

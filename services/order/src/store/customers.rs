@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill_kernel::id::{MerchantId, OrderId, StoreId};
 use waybill_store::StoreError;
 
-use super::conditions::{EMAIL, EXTERNAL_ID, Match, push_email, push_external_id};
+use super::conditions::{EMAIL, EXTERNAL_ID, push_email, push_external_id};
 use super::find::Sql;
 use crate::domain::order::{Contact, Customer};
 use crate::domain::privacy::Person;
@@ -93,7 +93,7 @@ pub(crate) async fn buyer(
 }
 
 /// The orders of a customer in these stores, sorted by store and id, behind a place; at most `limit`. Each store is one
-/// look-up of the index by address or by id, which reads all of the customer's orders there: the index knows no order of them.
+/// look-up of the index by address or by id.
 ///
 /// # Errors
 ///
@@ -120,11 +120,11 @@ pub(crate) async fn members(
     // In the order of the index: else the planner may hope to meet the few by reading the whole table.
     let order = match person {
         Person::Email(email) => {
-            push_email(&mut sql, email, Match::Range);
+            push_email(&mut sql, email);
             format!("{EMAIL}, c.order_id")
         }
         Person::ExternalId(id) => {
-            push_external_id(&mut sql, id, Match::Range);
+            push_external_id(&mut sql, id);
             format!("{EXTERNAL_ID}, c.order_id")
         }
         Person::Order(id) => {

@@ -7,7 +7,7 @@ use waybill_kernel::id::{DraftId, MerchantId, OrderId, StoreId};
 use waybill_kernel::money::{Currency, Money};
 use waybill_store::StoreError;
 
-use super::conditions::{Match, push_email, push_external_id};
+use super::conditions::{push_email, push_external_id};
 use super::customers::uuids;
 use super::find::Sql;
 use super::stored;
@@ -370,8 +370,8 @@ fn push_person(sql: &mut Sql, merchant: MerchantId, stores: Option<&[StoreId]>, 
         sql.push(")");
     }
     match person {
-        Person::Email(email) => push_email(sql, email, Match::Equal),
-        Person::ExternalId(id) => push_external_id(sql, id, Match::Equal),
+        Person::Email(email) => push_email(sql, email),
+        Person::ExternalId(id) => push_external_id(sql, id),
         Person::Order(_) => return false,
     }
     true

@@ -158,8 +158,7 @@ async fn an_upgrade_finds_tags_that_were_changed_before() -> Result<()> {
         "DROP TRIGGER tags_moved ON orders;
          DROP FUNCTION move_order_tags;
          DROP TABLE order_tags;
-         DROP INDEX order_lines_sku, order_contacts_email, order_contacts_external_id, order_contacts_name,
-                    order_contacts_last_name, orders_total;
+         DROP INDEX order_contacts_email, order_contacts_external_id, orders_total;
          DELETE FROM _sqlx_migrations WHERE version = 20261129130000",
     )
     .execute(&mut tables)
