@@ -2,12 +2,14 @@
 //! caller alone waits for nobody; a thousand callers cost a few commits, and a bad one never fails its neighbours.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument as _;
 use waybill_events::Log;
-use waybill_store::Db;
+use waybill_store::{Db, RetryCause, StoreError};
 
 use super::numbers::Numbers;
 use super::place::{Candidate, Outcome, PlaceChunk};
@@ -158,10 +160,16 @@ impl Inner {
             }
         }
         // Whatever stood in the way was gone each time we looked.
-        Err(waybill_store::StoreError::Retry(waybill_store::RetryCause::Serialization).into())
+        Err(StoreError::Retry(RetryCause::Serialization).into())
     }
 
+    /// A transaction that panics is refused, like one that the database refuses: others wait for this worker.
     async fn transaction(&self, candidates: &[Candidate]) -> Result<Vec<Outcome>, Error> {
+        let decided = AssertUnwindSafe(self.attempt(candidates)).catch_unwind().await;
+        decided.unwrap_or_else(|_| Err(StoreError::other("a placement panicked").into()))
+    }
+
+    async fn attempt(&self, candidates: &[Candidate]) -> Result<Vec<Outcome>, Error> {
         let chunk = PlaceChunk {
             log: &self.log,
             numbers: &self.numbers,

@@ -6,12 +6,14 @@
 //! only when enough wait.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 use waybill_kernel::id::OrderId;
-use waybill_store::Db;
+use waybill_store::{Db, StoreError};
 
 use super::queue::{Queue, Worker};
 use crate::domain::order::{Order, Tenant};
@@ -77,7 +79,11 @@ async fn work(inner: Arc<Inner>, mut worker: Worker<Waiting>) {
         batch.retain(|waiting| !waiting.answer.is_closed());
         let Some(first) = batch.first() else { continue };
         let span = tracing::info_span!(parent: &first.span, "read orders", orders = batch.len());
-        let found = inner.read(&batch).instrument(span).await;
+        // What panics is answered: others wait for this worker.
+        let found = AssertUnwindSafe(inner.read(&batch).instrument(span))
+            .catch_unwind()
+            .await;
+        let found = found.unwrap_or_else(|_| Err(StoreError::other("reading orders panicked").into()));
         for waiting in batch {
             let answer = match &found {
                 Ok(orders) => orders
