@@ -44,8 +44,8 @@ impl StopSignals {
         }
     }
 
-    /// Completes at the next signal. Signals that came at the same time count as one.
-    pub async fn next(&mut self) {
+    /// Completes at the next signal and tells which it is. Several of one kind that nobody waited for count as one.
+    pub async fn next(&mut self) -> SignalKind {
         async fn one(signal: Option<&mut Signal>) {
             let heard = match signal {
                 Some(signal) => signal.recv().await,
@@ -56,8 +56,21 @@ impl StopSignals {
             }
         }
         tokio::select! {
-            () = one(self.interrupt.as_mut()) => {}
-            () = one(self.terminate.as_mut()) => {}
+            () = one(self.interrupt.as_mut()) => SignalKind::interrupt(),
+            () = one(self.terminate.as_mut()) => SignalKind::terminate(),
+        }
+    }
+
+    /// Completes at the first signal of a kind that came before. One request may come in both kinds: a terminal interrupts
+    /// all of its processes, and a supervisor among them asks its children to terminate.
+    pub async fn repeated(&mut self, first: SignalKind) {
+        let mut heard = vec![first];
+        loop {
+            let kind = self.next().await;
+            if heard.contains(&kind) {
+                return;
+            }
+            heard.push(kind);
         }
     }
 }
@@ -70,7 +83,7 @@ pub async fn shutdown_signal() {
 /// Runs one service until it is asked to stop.
 ///
 /// Reads `--config FILE` (or `WAYBILL_<NAME>_CONFIG`) and `WAYBILL_<NAME>_…`, sets up telemetry, calls `serve` with the
-/// settings and a token that is cancelled by SIGINT or SIGTERM, and sends what telemetry is left. A second signal, or a
+/// settings and a token that is cancelled by SIGINT or SIGTERM, and sends what telemetry is left. The same signal again, or a
 /// service that needs longer than its grace period and five seconds, ends the process at once with code 1.
 pub fn run_service<C, F, Fut, E>(name: &'static str, serve: F) -> ExitCode
 where
@@ -160,11 +173,11 @@ where
 /// Passes the first signal on and completes when the service should no longer be waited for.
 async fn give_up(shutdown: CancellationToken, grace: Duration) {
     let mut signals = StopSignals::listen();
-    signals.next().await;
+    let first = signals.next().await;
     tracing::info!(grace_seconds = grace.as_secs(), "asked to stop, draining");
     shutdown.cancel();
     tokio::select! {
-        () = signals.next() => {}
+        () = signals.repeated(first) => {}
         () = tokio::time::sleep(grace + Duration::from_secs(5)) => {}
     }
 }
@@ -230,6 +243,8 @@ fn report(name: &str, error: &dyn Error) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn parse(given: &[&str]) -> Result<Arguments, String> {
@@ -237,15 +252,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signals_are_heard_while_nobody_waits() {
-        let mut signals = StopSignals::listen();
-        for name in ["-TERM", "-INT", "-TERM"] {
+    async fn signals_are_heard_while_nobody_waits_and_one_of_each_kind_is_one_request() {
+        let send = |name: &str| {
             let sent = std::process::Command::new("kill")
                 .args([name, &std::process::id().to_string()])
                 .status();
             assert!(sent.is_ok_and(|status| status.success()));
-            signals.next().await;
-        }
+        };
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        let (mut signals, mut witness) = (StopSignals::listen(), StopSignals::listen());
+        let hearing = async {
+            send("-INT");
+            assert_eq!(signals.next().await, interrupt);
+            assert_eq!(witness.next().await, interrupt);
+            send("-TERM");
+            assert_eq!(witness.next().await, terminate);
+            let mut again = pin!(signals.repeated(interrupt));
+            assert!(
+                futures_util::poll!(&mut again).is_pending(),
+                "it is the same request"
+            );
+            send("-INT");
+            again.await;
+        };
+        let heard = tokio::time::timeout(Duration::from_secs(60), hearing).await;
+        assert!(heard.is_ok(), "a signal was not heard");
     }
 
     #[test]
