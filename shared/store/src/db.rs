@@ -8,7 +8,7 @@
 //! [`Db::begin`] do, and reads go straight to [`Db::pool`].
 
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -128,14 +128,8 @@ struct Inner {
     schema: Name,
     refusal: Arc<Mutex<Option<String>>>,
     bells: Bells,
-    /// The pools of handles apart, to be closed with this one.
-    apart: Mutex<Vec<PgPool>>,
-}
-
-impl Inner {
-    fn apart(&self) -> MutexGuard<'_, Vec<PgPool>> {
-        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    /// The pools of all handles to this schema, this one's among them.
+    pools: Arc<Mutex<Vec<PgPool>>>,
 }
 
 impl std::fmt::Debug for Db {
@@ -180,6 +174,7 @@ impl Db {
 
         let refusal = Arc::new(Mutex::new(None));
         let pool = pool(&connect, config.max_connections, &options, &refusal);
+        let own = pool.clone();
         Ok(Db {
             inner: Arc::new(Inner {
                 pool,
@@ -188,7 +183,7 @@ impl Db {
                 schema,
                 refusal,
                 bells: Bells::default(),
-                apart: Mutex::default(),
+                pools: Arc::new(Mutex::new(vec![own])),
             }),
         })
     }
@@ -202,7 +197,11 @@ impl Db {
         options.on_connect.extend(check);
         let refusal = Arc::new(Mutex::new(None));
         let pool = pool(&self.inner.connect, connections, &options, &refusal);
-        self.inner.apart().push(pool.clone());
+        let pools = Arc::clone(&self.inner.pools);
+        pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pool.clone());
         Db {
             inner: Arc::new(Inner {
                 pool,
@@ -211,7 +210,7 @@ impl Db {
                 schema: self.inner.schema.clone(),
                 refusal,
                 bells: self.inner.bells.clone(),
-                apart: Mutex::default(),
+                pools,
             }),
         }
     }
@@ -279,11 +278,15 @@ impl Db {
         self.inner.bells.get(name)
     }
 
-    /// Closes the pool, and those of handles apart, after the connections in use have come back.
+    /// The pools of this handle and of all that are apart from it.
+    pub(crate) fn pools(&self) -> Vec<PgPool> {
+        let pools = self.inner.pools.lock();
+        pools.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Closes the pools of this handle and of all that are apart from it, after the connections in use have come back.
     pub async fn close(&self) {
-        let apart = std::mem::take(&mut *self.inner.apart());
-        let all = apart.iter().chain([&self.inner.pool]);
-        futures_util::future::join_all(all.map(PgPool::close)).await;
+        futures_util::future::join_all(self.pools().iter().map(PgPool::close)).await;
     }
 
     fn last_refusal(&self) -> Option<String> {

@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
+
 /// An error that keeps its own text to itself, for [`std::error::Error::source`].
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -164,7 +167,7 @@ impl StoreError {
     pub fn is_stale_session(&self) -> bool {
         matches!(self, StoreError::Unavailable { source, .. }
         if source.downcast_ref::<sqlx::Error>().is_some_and(|error| match error {
-            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_stale(&code, e.message())),
+            sqlx::Error::Database(e) => is_stale(e.as_ref()),
             _ => false,
         }))
     }
@@ -216,7 +219,7 @@ fn is_lost_connection(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => true,
         sqlx::Error::Database(e) => e
             .code()
-            .is_some_and(|code| is_disconnect(&code) || is_stale(&code, e.message())),
+            .is_some_and(|code| is_disconnect(&code) || is_stale(e.as_ref())),
         _ => false,
     }
 }
@@ -226,10 +229,18 @@ fn is_disconnect(code: &str) -> bool {
     code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03")
 }
 
-/// The session names an object by a number that nothing has any more. These messages are the server's own and not translated.
-fn is_stale(code: &str, message: &str) -> bool {
-    (code == "XX000" && message.starts_with("cache lookup failed for type"))
-        || (code == "42704" && message.starts_with("type with OID"))
+/// The session names a type by a number that nothing has any more.
+fn is_stale(error: &dyn DatabaseError) -> bool {
+    let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else {
+        return false;
+    };
+    match error.code() {
+        // What the server takes for impossible is not translated.
+        "XX000" => error.message().starts_with("cache lookup failed for type"),
+        // This message is; the name of the function that found out is not.
+        "42704" => error.routine() == Some("lookup_type_cache"),
+        _ => false,
+    }
 }
 
 /// What a SQLSTATE means to a caller. The order of the table is the order of the SQLSTATEs.
@@ -285,7 +296,7 @@ impl From<sqlx::Error> for StoreError {
                 if let Some(class) = classify(&code, db.constraint()) {
                     return class;
                 }
-                if is_unavailable(&code) || is_stale(&code, db.message()) {
+                if is_unavailable(&code) || is_stale(db.as_ref()) {
                     let certainly_aborted = !matches!(&*code, "40003" | "08007");
                     return StoreError::unavailable(certainly_aborted, error);
                 }

@@ -135,18 +135,21 @@ impl Gauges {
                 .build(),
             pool: meter
                 .i64_gauge("waybill.db.connections")
-                .with_description("Connections of the pool: used, idle, and the most there may be.")
+                .with_description("Connections of all pools: used, idle, and the most there may be.")
                 .build(),
             kinds: BTreeMap::new(),
         }
     }
 
     fn pool(&self, db: &Db) {
-        let pool = db.pool();
-        let idle = i64::try_from(pool.num_idle()).unwrap_or(i64::MAX);
-        let size = i64::from(pool.size());
-        let most = i64::from(pool.options().get_max_connections());
-        for (state, count) in [("used", (size - idle).max(0)), ("idle", idle), ("most", most)] {
+        let [mut used, mut idle, mut most] = [0; 3];
+        for pool in db.pools() {
+            let unused = i64::try_from(pool.num_idle()).unwrap_or(i64::MAX);
+            used += (i64::from(pool.size()) - unused).max(0);
+            idle += unused;
+            most += i64::from(pool.options().get_max_connections());
+        }
+        for (state, count) in [("used", used), ("idle", idle), ("most", most)] {
             self.pool
                 .record(count, &[self.service.clone(), KeyValue::new("state", state)]);
         }
