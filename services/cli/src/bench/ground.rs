@@ -22,8 +22,8 @@ pub const FLOOR: &str = "floor";
 const LEAST_BUFFERS_MIB: u64 = 128;
 const MOST_BUFFERS_MIB: u64 = 4096;
 
-/// Files of Postgres' write-ahead log, 16 MiB each, that are there from the beginning.
-const LOG_FILES: u32 = 128;
+/// Bytes of a file of Postgres' write-ahead log.
+const LOG_FILE_BYTES: u64 = 16 << 20;
 
 /// Servers of our own, empty.
 pub struct Ground {
@@ -47,18 +47,21 @@ impl Ground {
             .context("Postgres and NATS could not be started")?;
         let schemas = services.iter().copied().chain([FLOOR]);
         let passwords = stack::prepare_database(&embedded, schemas).await?;
-        let ground = Ground { embedded, passwords };
-        ground.age().await?;
-        Ok(ground)
+        Ok(Ground { embedded, passwords })
     }
 
-    /// Gives the server the log files of one that has run for a while. Such a server writes over files that it is done with; a
-    /// new one has to make each file first, and whoever commits in that moment waits some 20 ms for it, every 2 000 orders.
-    async fn age(&self) -> anyhow::Result<()> {
+    /// Gives the server the log files of one that has run for a while, for so many bytes. Such a server writes over files
+    /// that it is done with; a new one has to make each file first, and whoever commits in that moment waits some 20 ms for it.
+    /// A server that was given to us is as it is.
+    pub async fn age(&self, log_bytes: u64) -> anyhow::Result<()> {
+        if self.embedded.postgres().is_given() {
+            return Ok(());
+        }
+        let count = log_bytes.div_ceil(LOG_FILE_BYTES);
         let mut conn = self.admin().await?;
         // A file without a word in it is not left for the next one.
         let files = format!(
-            "DO $$ BEGIN FOR file IN 1..{LOG_FILES} LOOP
+            "DO $$ BEGIN FOR file IN 1..{count} LOOP
                  PERFORM pg_logical_emit_message(false, 'bench', 'the next file');
                  PERFORM pg_switch_wal();
              END LOOP; END $$"

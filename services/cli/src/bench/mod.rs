@@ -29,7 +29,7 @@ pub async fn run(command: BenchCommand, json: bool) -> anyhow::Result<()> {
     let progress = Progress::new();
     let report = tokio::select! {
         report = Box::pin(measure(&command, &progress)) => report,
-        // Everything that runs is dropped with the other branch, and ends with it.
+        // The other branch is dropped with the servers that it started; what still runs beside it ends with the process.
         () = waybill_runtime::process::shutdown_signal() => Err(anyhow::anyhow!("interrupted")),
     };
     progress.done();

@@ -35,6 +35,8 @@ const MOST_IN_FLIGHT: usize = 256;
 /// Placements after a checkpoint that are not measured in a full store. The first change of a page since a checkpoint is
 /// logged with the whole page, and there they all lie on pages of their own: for a while a placement costs half as much again.
 const FIRST_WRITES: usize = 50_000;
+/// Bytes of the write-ahead log that an order takes, at most.
+const LOG_BYTES: u64 = 8 << 10;
 /// Bytes of a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Reads and lists in flight.
@@ -51,6 +53,10 @@ pub async fn run(args: &OrdersArgs, progress: &Progress) -> anyhow::Result<Repor
     let shop = Shop::start(&ground).await?;
     let load = Load::new(&shop, args.seed);
     let bare = BareOrders::make(&ground).await?;
+
+    // A round writes the orders of five measurements, floors included.
+    let orders = u64::from(args.calls) * (5 * u64::from(args.rounds) + 1);
+    ground.age(orders * LOG_BYTES).await?;
 
     // The first calls meet empty caches, statements that are not prepared, connections that are not open.
     progress.say("orders: warming up");
