@@ -29,14 +29,14 @@ pub trait ServiceConfig: DeserializeOwned + Default + Serialize + Validate {
 ///
 /// One of these hears all signals from [`StopSignals::listen`] on, also those that come while nobody waits. What comes
 /// between two of these is heard by neither.
-pub struct StopSignals {
+struct StopSignals {
     interrupt: Option<Signal>,
     terminate: Option<Signal>,
 }
 
 impl StopSignals {
     /// Listens from now on. Call it in a runtime.
-    pub fn listen() -> StopSignals {
+    fn listen() -> StopSignals {
         // A signal whose handler cannot be set keeps its meaning, to end the process; the other may still be heard.
         StopSignals {
             interrupt: signal(SignalKind::interrupt()).ok(),
@@ -45,7 +45,7 @@ impl StopSignals {
     }
 
     /// Completes at the next signal and tells which it is. Several of one kind that nobody waited for count as one.
-    pub async fn next(&mut self) -> SignalKind {
+    async fn next(&mut self) -> SignalKind {
         async fn one(signal: Option<&mut Signal>) {
             let heard = match signal {
                 Some(signal) => signal.recv().await,
@@ -63,7 +63,7 @@ impl StopSignals {
 
     /// Completes at the first signal of a kind that came before. One request may come in both kinds: a terminal interrupts
     /// all of its processes, and a supervisor among them asks its children to terminate.
-    pub async fn repeated(&mut self, first: SignalKind) {
+    async fn repeated(&mut self, first: SignalKind) {
         let mut heard = vec![first];
         loop {
             let kind = self.next().await;

@@ -142,11 +142,11 @@ impl Gauges {
     }
 
     fn pool(&self, db: &Db) {
-        let [mut used, mut idle, mut most] = [0; 3];
+        let [mut used, mut idle, mut most] = [0_i64; 3];
         for pool in db.pools() {
             let unused = i64::try_from(pool.num_idle()).unwrap_or(i64::MAX);
             used += (i64::from(pool.size()) - unused).max(0);
-            idle += unused;
+            idle = idle.saturating_add(unused);
             most += i64::from(pool.options().get_max_connections());
         }
         for (state, count) in [("used", used), ("idle", idle), ("most", most)] {
